@@ -1,0 +1,1 @@
+"""From a trained network to a smaller or faster one: re-parameterize, quantize."""

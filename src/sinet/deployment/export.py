@@ -1,0 +1,127 @@
+"""A trained network -> one ONNX file that needs nothing else.
+
+`export_network` writes the bare network (that is what is quantized and timed against others);
+`assemble` puts the preprocessing before it, the probabilities behind it and the names inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import compose, helper
+from torch import nn
+
+from sinet.compression.fuse import fuse
+from sinet.data.preprocess import Preprocess
+from sinet.deployment.graph import append_probabilities, preprocess_graph
+from sinet.deployment.metadata import Metadata
+from sinet.errors import SinetError
+from sinet.files import atomic_path
+
+OPSET = 20
+"""The first opset in which GELU is one operator, so that INT8 leaves it whole, not in pieces."""
+
+log = logging.getLogger("sinet.deployment.export")
+
+
+def export_network(model: nn.Module, size: int, channels: int, path: str | Path) -> Path:
+    """Write the network alone: `input` float32 (N, C, size, size) -> `logits` (N, classes).
+
+    torch's TorchScript exporter takes 0.1-1 s a network and folds BatchNorm; the newer one takes
+    ten times as long and is asked only for what the first cannot express (such as HaloNet).
+
+    Args:
+        model: any network; it is copied, set to eval mode and re-parameterized.
+        size: height and width of the input, pixels.
+        channels: 1 or 3.
+        path: where to write.
+
+    Raises:
+        SinetError: neither exporter knows one of the network's operations.
+    """
+    network = fuse(model)
+    example = torch.zeros(2, channels, size, size)
+    with atomic_path(path) as temporary, _quietly():
+        try:
+            _export_script(network, example, temporary)
+        except Exception as error:
+            log.info("TorchScript export failed (%s); trying torch.export", type(error).__name__)
+            _export_dynamo(network, example, temporary)
+    return Path(path)
+
+
+def _export_script(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    torch.onnx.export(
+        network,
+        (example,),
+        str(path),
+        input_names=["input"],
+        output_names=["logits"],
+        dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+        opset_version=OPSET,
+        dynamo=False,
+    )
+
+
+def _export_dynamo(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    try:
+        torch.onnx.export(
+            network,
+            (example,),
+            str(path),
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    except Exception as error:
+        raise SinetError(
+            f"{type(network).__name__} cannot be exported to ONNX: {str(error)[:300]}; "
+            "choose another model"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporters print whole graphs and warn about themselves; a person can do nothing there."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def assemble(
+    network: str | Path, preprocess: Preprocess, metadata: Metadata, out: str | Path
+) -> Path:
+    """Join preprocessing, network and probabilities into one file that describes itself.
+
+    Args:
+        network: what `export_network` or `quantize_onnx` wrote.
+        preprocess: how an image becomes the input.
+        metadata: what the file shall say about itself.
+        out: the file to write: `images` uint8 (N, H, W, C), any H and W, -> `logits` and
+            `probabilities`, both float32 (N, classes).
+    """
+    body = onnx.load(str(network))
+    opset = next(entry.version for entry in body.opset_import if entry.domain in ("", "ai.onnx"))
+    front = preprocess_graph(
+        preprocess, output="pixels", opset=opset, ir_version=body.ir_version
+    )
+    front = compose.add_prefix(front, "preprocess/", rename_inputs=False, rename_outputs=False)
+    joined = compose.merge_models(front, body, io_map=[("pixels", "input")], name="sinet")
+    append_probabilities(joined, metadata.multilabel)
+    joined.producer_name, joined.producer_version = "sinet", metadata.version
+    helper.set_model_props(joined, metadata.to_props())
+    onnx.checker.check_model(joined, full_check=True)
+    with atomic_path(out) as temporary:
+        onnx.save(joined, str(temporary))
+    return Path(out)

@@ -1,0 +1,118 @@
+"""What our own networks share: the methods that timm expects of a stem-stages-head network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import NormMlpClassifierHead
+from timm.models import build_model_with_cfg, checkpoint_seq
+from torch import nn
+
+
+class StagedNet(nn.Module):
+    """A stem, stages in order and an MLP head; the subclass builds them and calls `set_head`.
+
+    Shape: (B, in_chans, H, W) -> (B, num_classes)
+    """
+
+    stem: nn.Sequential
+    stages: nn.Sequential
+
+    def __init__(self, num_classes: int, in_chans: int, drop_rate: float) -> None:
+        super().__init__()
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.grad_checkpointing = False
+        self.feature_info: list[dict[str, Any]] = []
+
+    def set_head(self, width: int, head: NormMlpClassifierHead) -> None:
+        """Attach the head that reads `width` channels, its layers starting small."""
+        self.num_features = width
+        self.head = head
+        self.head_hidden_size: int = head.num_features
+        for module in head.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def no_weight_decay(self) -> set[str]:
+        """Names that weight decay must skip besides norms and biases: none."""
+        return set()
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer-wise learning rates."""
+        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
+        return {"stem": r"^stem", "blocks": [(blocks, None), (r"^fusion", (99999,))]}
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass to save memory."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        classifier: nn.Module = self.head.fc
+        return classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last layer, and the pooling if given."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    def forward_stage(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """One stage, its activations recomputed in the backward pass when that is on."""
+        if self.grad_checkpointing and self.training:
+            return checkpoint_seq(stage, x)  # type: ignore[no-any-return]
+        return stage(x)  # type: ignore[no-any-return]
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Image to the last map of `num_features` channels."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = self.forward_stage(stage, x)
+        return x
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Pool and classify; `pre_logits` stops at (B, head_hidden_size)."""
+        return self.head(x, pre_logits=pre_logits)  # type: ignore[no-any-return]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Image to logits."""
+        return self.forward_head(self.forward_features(x))
+
+
+def default_cfg(**overrides: Any) -> dict[str, Any]:
+    """The description for timm of a network that has no published weights yet."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.95,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.0.conv",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+        **overrides,
+    }
+
+
+def build(
+    cls: type[nn.Module], variant: str, pretrained: bool, features: int, **kwargs: Any
+) -> nn.Module:
+    """Build a variant as timm does; `features` is the number of maps `features_only` gives."""
+    model: nn.Module = build_model_with_cfg(
+        cls,
+        variant,
+        pretrained,
+        feature_cfg={"out_indices": tuple(range(features)), "flatten_sequential": True},
+        **kwargs,
+    )
+    return model

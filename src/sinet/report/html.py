@@ -1,0 +1,271 @@
+"""`report.html`: everything a run folder tells, on one page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+from PIL import Image
+
+from sinet import __version__
+from sinet.files import write_text
+from sinet.report import plots
+from sinet.report.checklist import checklist
+from sinet.report.predictions import wilson
+from sinet.report.reader import CandidateRow, LayerRow, Run, read_run
+
+DASH = "–"
+MAX_CLASSES = 30  # a larger matrix cannot be read; the most confused pairs can
+MAX_LAYERS = 14
+
+
+def render(run: Path) -> Path:
+    """Write `run/report.html` from the files of a run folder and return its path.
+
+    A run that was stopped or that found nothing within its budget gets a report too: it says which
+    files are missing and shows the rest.
+
+    Raises:
+        SinetError: `run` is not a run folder, or the report cannot be written.
+    """
+    content = read_run(Path(run))
+    environment = Environment(
+        loader=PackageLoader("sinet.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = {"pct": pct, "ms": ms, "mb": mb, "count": count, "plain": plain, "origin": origin}
+    environment.filters.update(filters)
+    page = environment.get_template("report.html.j2").render(**_context(content))
+    return write_text(content.folder / "report.html", page)
+
+
+def pct(value: float | None, digits: int = 1) -> str:
+    """A share as per cent."""
+    return DASH if value is None or value != value else f"{100 * value:.{digits}f}%"
+
+
+def ms(value: float | None) -> str:
+    """Milliseconds with three significant digits."""
+    if value is None:
+        return DASH
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def mb(value: float | None) -> str:
+    """Megabytes."""
+    return DASH if value is None else f"{value:.2f}" if value < 1 else f"{value:.1f}"
+
+
+def count(value: float | None) -> str:
+    """A large count with its unit: 5.2 M."""
+    if value is None:
+        return DASH
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def origin(init: str) -> str:
+    """What a training started from, as words that follow "from"."""
+    known = {"scratch": "scratch", "pretrained": "pretrained weights"}
+    return known.get(init, f"pretrained weights ({init})")
+
+
+def plain(value: Any) -> str:
+    """A JSON value as a person would write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items() if v is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _context(run: Run) -> dict[str, Any]:
+    """Everything the template shows; its own logic is no more than loops and conditions."""
+    found = run.predictions
+    trained = any(t.score is not None for t in run.trials)
+    single = found is not None and not found.multilabel
+    return {
+        "run": run,
+        "version": __version__,
+        "title": _title(run),
+        "state": _state(run),
+        "headline": _headline(run),
+        "frontier": _figure("frontier", plots.frontier, run) if run.candidates or trained else "",
+        "curves": _figure("curves", plots.curves, run) if run.curves else "",
+        "confusion": _confusion(run) if single else "",
+        "pairs": found.pairs() if found is not None and single else [],
+        "per_class": sorted(
+            enumerate(found.per_class()) if found else [], key=lambda row: row[1]["recall"]
+        )[:MAX_CLASSES],
+        "mistakes": _mistakes(run),
+        "layers": run.layers[:MAX_LAYERS],
+        "rest": _rest(run.layers[MAX_LAYERS:]),
+        "operators": _operators(run.layers),
+        "peaks": _peaks(run),
+        "candidates": sorted(run.candidates, key=_by_time),
+        "scores": {(t.label, t.ms): t for t in sorted(run.trials, key=lambda t: t.rung)},
+        "slowest": max((c.timing.ms for c in run.candidates if c.timing and c.fits), default=1.0),
+        "splits": _splits(run),
+        "checks": checklist(run),
+        "commands": _commands(run),
+    }
+
+
+def _figure(name: str, draw: Callable[[Run], Any], run: Run) -> Markup:
+    return Markup(plots.as_svg(name, lambda: draw(run)))  # noqa: S704 - matplotlib escapes its text
+
+
+def _title(run: Run) -> str:
+    winner = run.winner
+    model = run.card.get("model") or (winner.label if winner else "")
+    if isinstance(model, Mapping):
+        model = f"{model.get('name')}@{model.get('size')}"
+    return str(model) or run.folder.resolve().name
+
+
+def _state(run: Run) -> str:
+    """How far the run got, in one sentence; empty for a finished one."""
+    timed = [c for c in run.candidates if c.timing]
+    if run.shipped:
+        return ""
+    if timed and not any(c.fits for c in timed):
+        near = min(timed, key=lambda c: c.timing.ms if c.timing else 0.0)
+        fastest = f"{near.label} {near.precision} with {ms(near.timing.ms if near.timing else 0)}"
+        return f"No candidate keeps the budget. The fastest is {fastest} ms."
+    if not run.candidates:
+        return "The run ended before its candidates were timed."
+    if not run.trials:
+        return "The run ended before anything was trained."
+    if not run.chain:
+        return "The run ended before its model was exported and verified."
+    return "Nothing shipped: the exported file did not pass its checks."
+
+
+def _headline(run: Run) -> dict[str, Any]:
+    """The four numbers at the top: accuracy with interval, latency, size, memory."""
+    row, found = run.shipped, run.predictions
+    if row is None:
+        return {}
+    number = found.labels.shape[0] if found is not None else None
+    multilabel = found.multilabel if found is not None else bool(run.dataset.get("multilabel"))
+    interval = None
+    if number and row.score is not None and not multilabel:
+        interval = wilson(row.score, number)
+    limits = run.budget
+    gauges = [
+        ("ms", row.timing.ms if row.timing else None),
+        ("mb", row.file_mb),
+        ("memory_mb", row.memory_mb),
+    ]
+    shares = {k: v / limits[k] for k, v in gauges if v is not None and k in limits}
+    return {
+        "row": row,
+        "metric": "mean average precision" if multilabel else "top-1 accuracy",
+        "images": number,
+        "interval": interval,
+        "limits": limits,
+        "shares": shares,
+        "kept": all(share <= 1 for share in shares.values()),
+    }
+
+
+def _confusion(run: Run) -> Markup | str:
+    if run.predictions is None or len(run.classes) > MAX_CLASSES:
+        return ""
+    matrix = run.predictions.confusion()
+    figure = plots.as_svg("confusion", lambda: plots.confusion(matrix, run.classes))
+    return Markup(figure)  # noqa: S704 - matplotlib escapes its text
+
+
+def _mistakes(run: Run) -> list[dict[str, Any]]:
+    """The worst mistakes that have a picture: what it is, what was said, how surely."""
+    found, classes = run.predictions, run.classes
+    if found is None:
+        return []
+    rows = []
+    for picture, index in zip(found.pictures, found.picture_index, strict=True):
+        label, said = found.labels[index], found.predicted[index]
+        names = [[c for c, on in zip(classes, x, strict=True) if on] for x in (label, said)] if (
+            found.multilabel
+        ) else [[classes[int(label)]], [classes[int(said)]]]
+        rows.append(
+            {
+                "source": _png(picture),
+                "small": picture.shape[0] <= 48,
+                "name": str(found.names[index]),
+                "label": ", ".join(names[0]) or "none",
+                "said": ", ".join(names[1]) or "none",
+                "confidence": float(found.confidence[index]),
+            }
+        )
+    return rows
+
+
+def _png(picture: Any) -> str:
+    stream = BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _by_time(candidate: CandidateRow) -> float:
+    return candidate.timing.ms if candidate.timing else float("inf")
+
+
+def _rest(layers: list[LayerRow]) -> dict[str, float]:
+    return {"layers": len(layers), "share": sum(r.share for r in layers)} if layers else {}
+
+
+def _operators(layers: list[LayerRow]) -> list[tuple[str, float]]:
+    """Share of the time by operator, largest first."""
+    shares: dict[str, float] = {}
+    for layer in layers:
+        shares[layer.op] = shares.get(layer.op, 0.0) + layer.share
+    return sorted(shares.items(), key=lambda item: -item[1])[:6]
+
+
+def _peaks(run: Run) -> dict[str, Any]:
+    """The measured peaks of the machine at the thread count of the shipped file."""
+    rows = run.machine.get("peaks") or []
+    timing = run.shipped.timing if run.shipped else None
+    threads = timing.threads if timing and timing.threads else 0
+    fitting = [r for r in rows if r.get("threads", 0) <= threads] or rows
+    return dict(max(fitting, key=lambda r: r.get("threads", 0))) if fitting else {}
+
+
+def _splits(run: Run) -> list[dict[str, Any]]:
+    """Images, and the smallest and largest class, of each split."""
+    rows = []
+    for name, split in (run.dataset.get("splits") or {}).items():
+        split = {"images": split} if isinstance(split, int) else split
+        counts = split.get("counts") or split.get("per_class") or {}
+        counts = counts if isinstance(counts, Mapping) else dict(zip(run.classes, counts))
+        order = sorted(counts.items(), key=lambda item: item[1])
+        images = split.get("images", sum(counts.values()) or None)
+        ends = {"least": order[0], "most": order[-1]} if order else {"least": None, "most": None}
+        rows.append({"name": name, "images": images, **ends})
+    return rows
+
+
+def _commands(run: Run) -> list[tuple[str, str]]:
+    """What to type to repeat the run and to use its result."""
+    folder = shlex.quote(str(run.folder))
+    data = shlex.quote(str(run.config.get("data") or "photos/"))
+    fit = run.config.get("command") or f"sinet fit {data}"
+    return [
+        ("Repeat this run", str(fit)),
+        ("Check the shipped file", f"sinet val {folder}/model.onnx {data}"),
+        ("Time it again", f"sinet bench {folder}/model.onnx"),
+        ("Use it", f"sinet predict {folder}/model.onnx new/*.jpg --out results.csv"),
+        ("Use it without SiNet", f"python {folder}/ship/run.py new.jpg"),
+        ("Write this page again", f"sinet report {folder}"),
+    ]

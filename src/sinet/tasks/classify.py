@@ -1,0 +1,142 @@
+"""Classification, with one label per image or several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.data.mixup import Mixup
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
+)
+
+from sinet.data.dataset import ImageDataset
+from sinet.data.preprocess import Preprocess
+from sinet.tasks.base import Batch, Images, ImageTask
+from sinet.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What the network sees in one image."""
+
+    label: str
+    """The likeliest class."""
+    id: int | str
+    """The user's own id of that class."""
+    score: float
+    """Its probability."""
+    probabilities: Tensor
+    """Of all classes, (classes,)."""
+    labels: list[str]
+    """Classes of probability 0.5 or more (multi-label), else the likeliest alone."""
+
+
+class Classify(ImageTask):
+    """A network with one output per class.
+
+    One label per image: softmax, cross-entropy, metrics top1, top5 (with more than five classes)
+    and macro f1. Several labels: sigmoid, binary cross-entropy, metrics map and macro f1.
+    """
+
+    def __init__(
+        self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
+    ) -> None:
+        super().__init__(network, data, recipe, preprocess)
+        self.multilabel = data.multilabel
+        self.monitor = "val/map" if self.multilabel else "val/top1"
+        self.mixer = _mixer(recipe, len(data.classes), self.multilabel)
+        self.scores = MetricCollection(_scores(len(data.classes), self.multilabel))
+        self.mean_loss = MeanMetric()
+
+    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixup or cutmix with soft targets; a batch of odd size has no pairs and stays as is."""
+        if self.mixer is None or len(images) % 2:
+            return images, targets
+        mixed: tuple[Tensor, Tensor] = self.mixer(images, targets)
+        return mixed
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy with the recipe's label smoothing; binary for several labels."""
+        smoothing = self.recipe.label_smoothing
+        if self.multilabel:
+            soft = targets * (1 - smoothing) + 0.5 * smoothing
+            return F.binary_cross_entropy_with_logits(outputs, soft)
+        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Take a batch into loss and metrics."""
+        images, targets = batch
+        outputs = self.outputs(images)
+        if self.multilabel:
+            loss = F.binary_cross_entropy_with_logits(outputs, targets)
+            self.scores.update(outputs.sigmoid(), targets.long())
+        else:
+            loss = F.cross_entropy(outputs, targets)
+            self.scores.update(outputs, targets)
+        self.mean_loss.update(loss, len(targets))
+
+    def metrics(self) -> dict[str, float]:
+        """`val/loss` and the scores, each over all images at once."""
+        values = {"val/loss": self.mean_loss.compute(), **self.scores.compute()}
+        self.mean_loss.reset()
+        self.scores.reset()
+        return {name: float(value) for name, value in values.items()}
+
+    @torch.inference_mode()
+    def predict(self, images: Images) -> list[Classification]:
+        """The classes of uint8 images (B, C, H, W), or of a list of images of different sizes."""
+        outputs = self.outputs(images)
+        probabilities = outputs.sigmoid() if self.multilabel else outputs.softmax(1)
+        return [self._named(row) for row in probabilities.cpu()]
+
+    def output_names(self) -> list[str]:
+        """The network gives logits."""
+        return ["logits"]
+
+    def _named(self, row: Tensor) -> Classification:
+        best = int(row.argmax())
+        names = self.data.classes
+        chosen = [name for name, p in zip(names, row, strict=True) if p >= 0.5]
+        return Classification(
+            label=names[best],
+            id=self.data.class_ids[best],
+            score=float(row[best]),
+            probabilities=row,
+            labels=chosen if self.multilabel else [names[best]],
+        )
+
+
+def _mixer(recipe: Recipe, classes: int, multilabel: bool) -> Any:
+    if not (recipe.mixup or recipe.cutmix) or not recipe.mix_prob:
+        return None
+    return Mixup(
+        mixup_alpha=recipe.mixup,
+        cutmix_alpha=recipe.cutmix,
+        prob=recipe.mix_prob,
+        label_smoothing=0.0,  # the loss smooths, mixed targets or not
+        num_classes=classes,
+        **({"multi_label": True} if multilabel else {}),
+    )
+
+
+def _scores(classes: int, multilabel: bool) -> dict[str, Metric]:
+    if multilabel:
+        return {
+            "val/map": MultilabelAveragePrecision(num_labels=classes),
+            "val/f1": MultilabelF1Score(num_labels=classes, average="macro"),
+        }
+    scores = {
+        "val/top1": MulticlassAccuracy(num_classes=classes, average="micro"),
+        "val/f1": MulticlassF1Score(num_classes=classes, average="macro"),
+    }
+    if classes > 5:
+        scores["val/top5"] = MulticlassAccuracy(num_classes=classes, average="micro", top_k=5)
+    return scores

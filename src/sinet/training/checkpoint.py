@@ -1,0 +1,154 @@
+"""The checkpoint of a run: whole or absent, plain values only, saved when a person stops the run."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from sinet.errors import SinetError, UsageError
+from sinet.files import atomic_path
+
+_EVERY_SECONDS = 120.0
+_KEY = "sinet"
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was stopped from outside; its checkpoint is saved and the same command resumes it."""
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes beside the old checkpoint and renames, so that a kill leaves one that is whole."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, whole or not at all."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint of tensors and plain values; code in it is refused, never run."""
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a training checkpoint.
+
+    Raises:
+        UsageError: the file is cut short, no checkpoint, or holds more than plain values.
+    """
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for a broken file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"{path} is not a whole checkpoint ({reason[:160]}); "
+            "delete it, or start over with --no-resume"
+        ) from error
+
+
+def check_same_run(path: Path, described: dict[str, Any]) -> None:
+    """Raise UsageError unless the checkpoint at `path` is of the run that `described` describes."""
+    saved = read_checkpoint(path).get(_KEY, {})
+    other = [key for key, value in described.items() if saved.get(key) != value]
+    if other:
+        raise UsageError(
+            f"{path} belongs to another run: {difference(saved, described, other)}; "
+            "choose another --out, or start over with --no-resume"
+        )
+
+
+def difference(saved: dict[str, Any], now: dict[str, Any], keys: list[str]) -> str:
+    """In words, what differs between two descriptions of a run."""
+    words = []
+    for key in keys:
+        before, after = saved.get(key), now[key]
+        if isinstance(before, dict) and isinstance(after, dict):
+            words += [
+                f"{key}.{name} was {before.get(name)!r}, is {after[name]!r}"
+                for name in after
+                if before.get(name) != after[name]
+            ]
+        else:
+            words.append(f"{key} was {before!r}, is {after!r}")
+    return ", ".join(words)
+
+
+class Keeper(pl.Callback):
+    """Saves `last.ckpt` every epoch, every two minutes, and when the run is interrupted."""
+
+    def __init__(self, path: Path, described: dict[str, Any], steps_per_epoch: int) -> None:
+        self.path, self.described = path, described
+        self.steps_per_epoch = steps_per_epoch
+        self.interrupted = False
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Save if it is time; stop the run if that was asked for."""
+        stop = self._any(trainer, self.interrupted)
+        late = self._any(trainer, time.monotonic() - self._saved > _EVERY_SECONDS)
+        if stop or late or trainer.global_step % self.steps_per_epoch == 0:
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+        if stop:
+            self.interrupted = True
+            trainer.should_stop = True
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say in the checkpoint what run it is of."""
+        checkpoint[_KEY] = self.described
+
+    def _any(self, trainer: pl.Trainer, mine: bool) -> bool:
+        """True on all processes if it is on one; they ask one another every tenth step only."""
+        if trainer.world_size == 1:
+            return mine
+        if trainer.global_step % 10:
+            return False
+        return bool(trainer.strategy.reduce_boolean_decision(mine, all=False))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Turn the first Ctrl-C into a stop after the current step; the second stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: types.FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+            raise Interrupted(f"stopped; the last checkpoint is {self.path}") from error
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if self.interrupted:
+            raise Interrupted(f"stopped; the checkpoint is {self.path}")
+
+
+def refuse_nonfinite(loss: torch.Tensor, step: int) -> None:
+    """Raise SinetError if the loss is infinite or not a number."""
+    if not torch.isfinite(loss):
+        raise SinetError(
+            f"the loss became {loss.item()} at step {step}; lower lr, lengthen warmup, or set "
+            "grad_clip=1 (with precision fp16: use bf16 or fp32)"
+        )

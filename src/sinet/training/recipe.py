@@ -1,0 +1,191 @@
+"""The recipe: everything about how a model learns, in one small file of plain values.
+
+A recipe is read from YAML (a path, or the name of one of the recipes that come with the library),
+checked once, changed with `replace` and written back beside what it produced. A named recipe states
+in its header comment what it is for, what it gave and what it costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from sinet.errors import UsageError, unknown
+from sinet.files import write_text
+from sinet.training._fields import Choice, Range, check, coerce
+
+_RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model learns; see each field.
+
+    Shares are shares of the whole training (0..1), so that a recipe still means the same when
+    `epochs` changes. Nothing is scaled silently: `lr` is the peak rate at `batch_size`.
+    """
+
+    version: int = 1
+    """Version of this schema."""
+    epochs: float = 20.0
+    """Passes over the training images; a fraction is allowed."""
+    batch_size: int = 128
+    """Images per optimizer step over all processes together."""
+    optimizer: str = "adamw"
+    """`adamw`, `sgd` (Nesterov) or `muon` (matrices and kernels by Muon, the rest by AdamW)."""
+    lr: float = 2e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.05
+    """Decay of weights; never of norms, biases and what the model names in `no_weight_decay()`."""
+    momentum: float = 0.9
+    """Momentum of SGD and Muon; the first beta of AdamW."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises linearly to `lr`."""
+    schedule: str = "cosine"
+    """After the warm-up: `cosine` or `linear` to zero, or `step` (a tenth after 1/2 and 3/4)."""
+    layer_decay: float = 1.0
+    """Learning rate of a layer = lr x layer_decay ^ (layers above it); 1 = equal for all."""
+    freeze: int = 0
+    """Number of first layer groups (stem, stage 1, ...) that stay as they are; -1 = all but the
+    classifier."""
+    freeze_norm: bool = False
+    """Keep the BatchNorm statistics of the pretrained weights."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution that blends two images; 0 = off."""
+    cutmix: float = 0.0
+    """Alpha of the Beta distribution for the area pasted from another image; 0 = off."""
+    mix_prob: float = 1.0
+    """Share of the batches that mixup or cutmix touches (both on: half each)."""
+    randaugment: float = 0.0
+    """Magnitude of RandAugment, 0..10; 0 = off."""
+    color_jitter: float = 0.0
+    """Strength of brightness, contrast and saturation jitter, 0..1."""
+    random_erasing: float = 0.0
+    """Share of the images in which a rectangle is erased."""
+    flip: str = "horizontal"
+    """`horizontal`, or `none` for what must not be mirrored (digits, text)."""
+    crop: str = "pad"
+    """`resized` (random area and aspect), `pad` (shift by up to an eighth of the size) or `none`."""
+    crop_scale: float = 0.35
+    """Smallest area that `resized` cuts, as a share of the image."""
+    dropout: float = 0.0
+    """Dropout before the classifier."""
+    drop_path: float = 0.0
+    """Stochastic depth: the share of the last block's samples that skip it (grows with depth)."""
+    ema: float = 0.0
+    """Decay of the averaged weights that are validated and kept (its own warm-up); 0 = off."""
+    precision: str = "fp32"
+    """`fp32`, or mixed with `bf16` or `fp16` (the latter on a GPU)."""
+    grad_clip: float = 0.0
+    """Largest norm of the gradient; 0 = off."""
+    channels_last: bool = True
+    """Memory order that convolutions prefer, on CPUs too."""
+    progressive: float = 1.0
+    """Share of the image size to begin with; the size grows in steps to 1 over the first 3/4."""
+    tta: bool = False
+    """Average the validation prediction with that of the mirrored image."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, naming the field, the value and what is allowed."""
+        for field in dataclasses.fields(self):
+            check(field.name, getattr(self, field.name), _ALLOWED.get(field.name))
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Recipe:
+        """Read a recipe: the name of one that comes with the library, or the path of a file.
+
+        Raises:
+            UsageError: no such recipe or file, malformed YAML, an unknown key or a wrong value.
+        """
+        path = Path(source)
+        if path.suffix not in {".yaml", ".yml"}:
+            path = _RECIPES / f"{source}.yaml"
+            if not path.is_file():
+                raise unknown("recipe", str(source), named())
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read the recipe {path}: {error}") from error
+        except yaml.YAMLError as error:
+            raise UsageError(f"the recipe {path} is not valid YAML: {_where(error)}") from error
+        if not isinstance(values, dict):
+            raise UsageError(f"the recipe {path} must be a list of `key: value` lines")
+        return cls().replace(**{str(key): value for key, value in values.items()})
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed; text (from a command line) is turned into the type.
+
+        Raises:
+            UsageError: an unknown field, or a value of the wrong type or out of range.
+        """
+        hints = get_type_hints(Recipe)
+        for key in changes:
+            if key not in hints:
+                raise unknown("recipe key", key, hints)
+        return dataclasses.replace(self, **{k: coerce(k, v, hints[k]) for k, v in changes.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`."""
+        return cls().replace(**values)
+
+    def to_yaml(self, path: str | Path) -> Path:
+        """Write all fields, whole or not at all."""
+        return write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+
+def named() -> list[str]:
+    """Names of the recipes that come with the library."""
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+
+
+def _where(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+
+
+_SHARE = Range(0, 1)
+_ALLOWED: dict[str, Choice | Range] = {
+    "version": Choice((1,)),
+    "epochs": Range(0, 100_000, open_low=True),
+    "batch_size": Range(1, 1_000_000),
+    "optimizer": Choice(("adamw", "sgd", "muon")),
+    "lr": Range(0, 1_000),
+    "weight_decay": Range(0, 10),
+    "momentum": Range(0, 1, open_high=True),
+    "warmup": _SHARE,
+    "schedule": Choice(("cosine", "linear", "step")),
+    "layer_decay": Range(0, 1, open_low=True),
+    "freeze": Range(-1, 1_000),
+    "label_smoothing": Range(0, 1, open_high=True),
+    "mixup": Range(0, 100),
+    "cutmix": Range(0, 100),
+    "mix_prob": _SHARE,
+    "randaugment": Range(0, 10),
+    "color_jitter": _SHARE,
+    "random_erasing": _SHARE,
+    "flip": Choice(("horizontal", "none")),
+    "crop": Choice(("resized", "pad", "none")),
+    "crop_scale": Range(0, 1, open_low=True),
+    "dropout": Range(0, 1, open_high=True),
+    "drop_path": Range(0, 1, open_high=True),
+    "ema": Range(0, 1, open_high=True),
+    "precision": Choice(("fp32", "bf16", "fp16")),
+    "grad_clip": Range(0, 1e9),
+    "progressive": Range(0, 1, open_low=True),
+    "seed": Range(0, 2**31 - 1),
+}
