@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,10 +94,18 @@ def _export_dynamo(network: nn.Module, example: torch.Tensor, path: Path) -> Non
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporters print whole graphs and warn about themselves; a person can do nothing there."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    """Hide what the exporters warn about and print (below Python: whole graphs when they fail)."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
         warnings.simplefilter("ignore")
-        yield
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def assemble(

@@ -25,7 +25,7 @@ preprocess (uint8[batch, height, width, {channels}] images)
 >
 {{
   planes = Transpose <perm = [0, 3, 1, 2]> (images)
-  pixels = Cast <to = 1> (planes)
+  values = Cast <to = 1> (planes)
 
   # In double precision, as Preprocess.resized does it: floor(side * (short / min) + 0.5).
   shape = Shape <start = 1, end = 3> (images)
@@ -37,7 +37,7 @@ preprocess (uint8[batch, height, width, {channels}] images)
   rounded = Floor (nudged)
   target = Cast <to = 7> (rounded)
   resized = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel", antialias = 1,
-    exclude_outside = 1, axes = [2, 3]> (pixels, , , target)
+    exclude_outside = 1, axes = [2, 3]> (values, , , target)
 
   spare = Sub (target, crop_size)
   first = Div (spare, two)
@@ -67,7 +67,7 @@ def preprocess_graph(
             channels=preprocess.channels,
             size=preprocess.size,
             output=output,
-            short_side=float(min(preprocess.resized(1, 1))),  # the same for images of every size
+            short_side=float(preprocess.short_side),
             scale=_numbers([1 / divisor for divisor in divisors]),
             shift=_numbers([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]),
         )

@@ -17,8 +17,9 @@ from sinet import __version__
 from sinet.files import write_text
 from sinet.report import plots
 from sinet.report.checklist import checklist
-from sinet.report.predictions import wilson
+from sinet.report.frontier import frontier
 from sinet.report.reader import CandidateRow, LayerRow, Run, read_run
+from sinet.report.style import as_svg
 
 DASH = "–"
 MAX_CLASSES = 30  # a larger matrix cannot be read; the most confused pairs can
@@ -41,7 +42,14 @@ def render(run: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = {"pct": pct, "ms": ms, "mb": mb, "count": count, "plain": plain, "origin": origin}
+    filters: dict[str, Callable[..., str]] = {
+        "pct": pct,
+        "ms": ms,
+        "mb": mb,
+        "count": count,
+        "plain": plain,
+        "origin": origin,
+    }
     environment.filters.update(filters)
     page = environment.get_template("report.html.j2").render(**_context(content))
     return write_text(content.folder / "report.html", page)
@@ -100,7 +108,7 @@ def _context(run: Run) -> dict[str, Any]:
         "title": _title(run),
         "state": _state(run),
         "headline": _headline(run),
-        "frontier": _figure("frontier", plots.frontier, run) if run.candidates or trained else "",
+        "frontier": _figure("frontier", frontier, run) if run.candidates or trained else "",
         "curves": _figure("curves", plots.curves, run) if run.curves else "",
         "confusion": _confusion(run) if single else "",
         "pairs": found.pairs() if found is not None and single else [],
@@ -122,7 +130,7 @@ def _context(run: Run) -> dict[str, Any]:
 
 
 def _figure(name: str, draw: Callable[[Run], Any], run: Run) -> Markup:
-    return Markup(plots.as_svg(name, lambda: draw(run)))  # noqa: S704 - matplotlib escapes its text
+    return Markup(as_svg(name, lambda: draw(run)))
 
 
 def _title(run: Run) -> str:
@@ -147,20 +155,17 @@ def _state(run: Run) -> str:
     if not run.trials:
         return "The run ended before anything was trained."
     if not run.chain:
-        return "The run ended before its model was exported and verified."
+        return "The run ended before an exported file passed its verification."
     return "Nothing shipped: the exported file did not pass its checks."
 
 
 def _headline(run: Run) -> dict[str, Any]:
     """The four numbers at the top: accuracy with interval, latency, size, memory."""
-    row, found = run.shipped, run.predictions
+    row = run.shipped
     if row is None:
         return {}
-    number = found.labels.shape[0] if found is not None else None
-    multilabel = found.multilabel if found is not None else bool(run.dataset.get("multilabel"))
-    interval = None
-    if number and row.score is not None and not multilabel:
-        interval = wilson(row.score, number)
+    interval = (row.low, row.high) if row.low is not None and row.high is not None else None
+    multilabel = run.verdict.get("metric_name") == "val/map"
     limits = run.budget
     gauges = [
         ("ms", row.timing.ms if row.timing else None),
@@ -171,7 +176,7 @@ def _headline(run: Run) -> dict[str, Any]:
     return {
         "row": row,
         "metric": "mean average precision" if multilabel else "top-1 accuracy",
-        "images": number,
+        "images": run.verdict.get("images"),
         "interval": interval,
         "limits": limits,
         "shares": shares,
@@ -183,8 +188,8 @@ def _confusion(run: Run) -> Markup | str:
     if run.predictions is None or len(run.classes) > MAX_CLASSES:
         return ""
     matrix = run.predictions.confusion()
-    figure = plots.as_svg("confusion", lambda: plots.confusion(matrix, run.classes))
-    return Markup(figure)  # noqa: S704 - matplotlib escapes its text
+    figure = as_svg("confusion", lambda: plots.confusion(matrix, run.classes))
+    return Markup(figure)
 
 
 def _mistakes(run: Run) -> list[dict[str, Any]]:
@@ -195,9 +200,11 @@ def _mistakes(run: Run) -> list[dict[str, Any]]:
     rows = []
     for picture, index in zip(found.pictures, found.picture_index, strict=True):
         label, said = found.labels[index], found.predicted[index]
-        names = [[c for c, on in zip(classes, x, strict=True) if on] for x in (label, said)] if (
-            found.multilabel
-        ) else [[classes[int(label)]], [classes[int(said)]]]
+        names = (
+            [[c for c, on in zip(classes, x, strict=True) if on] for x in (label, said)]
+            if (found.multilabel)
+            else [[classes[int(label)]], [classes[int(said)]]]
+        )
         rows.append(
             {
                 "source": _png(picture),
@@ -248,7 +255,9 @@ def _splits(run: Run) -> list[dict[str, Any]]:
     for name, split in (run.dataset.get("splits") or {}).items():
         split = {"images": split} if isinstance(split, int) else split
         counts = split.get("counts") or split.get("per_class") or {}
-        counts = counts if isinstance(counts, Mapping) else dict(zip(run.classes, counts))
+        counts = (
+            counts if isinstance(counts, Mapping) else dict(zip(run.classes, counts, strict=False))
+        )
         order = sorted(counts.items(), key=lambda item: item[1])
         images = split.get("images", sum(counts.values()) or None)
         ends = {"least": order[0], "most": order[-1]} if order else {"least": None, "most": None}

@@ -43,29 +43,27 @@ class Predictions:
     @property
     def predicted(self) -> Array:
         """(N,) the most probable class; multi-label: (N, C), probability of at least one half."""
-        return self.probability >= 0.5 if self.multilabel else self.probability.argmax(1)
+        return np.asarray(
+            self.probability >= 0.5 if self.multilabel else self.probability.argmax(1)
+        )
 
     @property
     def confidence(self) -> Array:
         """(N,) how sure the model is of what it said; multi-label: of its worst-placed label."""
         if self.multilabel:
-            return np.abs(self.probability - self.labels).max(1)
-        return self.probability.max(1)
+            return np.asarray(np.abs(self.probability - self.labels).max(1))
+        return np.asarray(self.probability.max(1))
 
     @property
     def wrong(self) -> Array:
         """(N,) whether the answer differs from the label (multi-label: in any class)."""
         differs: Array = self.predicted != self.labels
-        return differs.any(1) if self.multilabel else differs
+        return np.asarray(differs.any(1)) if self.multilabel else differs
 
     @property
     def accuracy(self) -> float:
         """Share of images answered right (multi-label: in every class)."""
         return 1.0 - float(self.wrong.mean())
-
-    def interval(self) -> tuple[float, float]:
-        """95% interval of `accuracy`."""
-        return wilson(self.accuracy, len(self.labels))
 
     def confusion(self) -> Array:
         """(C, C) counts, row = label, column = answer; single-label only."""
@@ -80,7 +78,9 @@ class Predictions:
         errors = matrix - np.diag(np.diag(matrix))
         order = np.argsort(-errors, axis=None, kind="stable")[:count]
         rows = [divmod(int(i), len(matrix)) for i in order]
-        return [(t, p, int(errors[t, p]), errors[t, p] / totals[t]) for t, p in rows if errors[t, p]]
+        return [
+            (t, p, int(errors[t, p]), errors[t, p] / totals[t]) for t, p in rows if errors[t, p]
+        ]
 
     def per_class(self) -> list[dict[str, float]]:
         """Per class: images that carry it, recall and precision (nan where undefined)."""
@@ -96,16 +96,6 @@ class Predictions:
             }
             for b, s, a in zip(both, support, answers, strict=True)
         ]
-
-
-def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a share seen on `count` images (Wilson 1927); honest near 0 and 1 too."""
-    if count == 0:
-        return 0.0, 1.0
-    centre = share + z * z / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return (centre - half) / scale, (centre + half) / scale
 
 
 def worst_mistakes(predictions: Predictions, count: int = WORST) -> list[int]:

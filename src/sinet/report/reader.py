@@ -86,6 +86,8 @@ class ChainRow:
 
     name: str
     score: float | None
+    low: float | None
+    high: float | None
     difference: float | None
     timing: Timing | None
     file_mb: float | None
@@ -116,7 +118,7 @@ class Run:
     trials: list[TrialRow] = field(default_factory=list)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     chain: list[ChainRow] = field(default_factory=list)
-    why_shipped: str = ""
+    verdict: dict[str, Any] = field(default_factory=dict)
     predictions: Predictions | None = None
     layers: list[LayerRow] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
@@ -127,6 +129,11 @@ class Run:
     def shipped(self) -> ChainRow | None:
         """The row of the file that shipped."""
         return next((row for row in self.chain if row.shipped), None)
+
+    @property
+    def why(self) -> str:
+        """Why that file shipped, without a full stop."""
+        return str(self.verdict.get("why") or "").rstrip(". ")
 
     @property
     def winner(self) -> TrialRow | None:
@@ -141,7 +148,8 @@ class Run:
         given = self.config.get("budget") or {}
         if isinstance(given, str):
             given = _parse_budget(given)
-        return {k: float(given[k]) for k in ("ms", "mb", "memory_mb") if given.get(k) is not None}
+        limits = {k: _number(given.get(k)) for k in ("ms", "mb", "memory_mb")}
+        return {k: v for k, v in limits.items() if v is not None}
 
     @property
     def classes(self) -> list[str]:
@@ -171,7 +179,7 @@ def read_run(folder: Path) -> Run:
     run.candidates = _read(run, "candidates.json", lambda p: _rows(read_json(p), _candidate)) or []
     run.trials = _read(run, "trials.json", lambda p: _rows(read_json(p), _trial)) or []
     run.curves = _read(run, "metrics.csv", _curves) or {}
-    run.chain, run.why_shipped = _read(run, "chain.json", _chain) or ([], "")
+    run.chain, run.verdict = _read(run, "chain.json", _chain) or ([], {})
     run.predictions = _read(run, "predictions.npz", load_predictions)
     run.layers = _read(run, "layers.json", lambda p: _rows(read_json(p), _layer)) or []
     run.machine = _read(run, "machine.json", read_json) or {}
@@ -259,13 +267,16 @@ def _trial(value: Mapping[str, Any]) -> TrialRow:
     )
 
 
-def _chain(path: Path) -> tuple[list[ChainRow], str]:
-    value = read_json(path)
+def _chain(path: Path) -> tuple[list[ChainRow], dict[str, Any]]:
+    """The rows, and the rest of the verdict: shipped, why, metric_name, images."""
+    value = dict(read_json(path))
     shipped = str(value.get("shipped") or "")
     rows = [
         ChainRow(
             name=str(r["name"]),
             score=_number(r.get("metric")),
+            low=_number(r.get("low")),
+            high=_number(r.get("high")),
             difference=_number(r.get("max_difference")),
             timing=_timing(r.get("latency")),
             file_mb=_number(r.get("file_mb")),
@@ -275,7 +286,7 @@ def _chain(path: Path) -> tuple[list[ChainRow], str]:
         )
         for r in value["rows"]
     ]
-    return rows, str(value.get("why") or "")
+    return rows, value
 
 
 def _layer(value: Mapping[str, Any]) -> LayerRow:
@@ -309,7 +320,7 @@ def _cell(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _parse_budget(text: str) -> dict[str, float]:
+def _parse_budget(text: str) -> dict[str, float | None]:
     from sinet.search.budget import Budget
 
     budget = Budget.parse(text)

@@ -130,9 +130,11 @@ class ImageTask(pl.LightningModule, ABC):
             outputs = (outputs + self.network(ready.flip(-1))) / 2
         return outputs.float()
 
-    def source(self, split: str) -> Source:
-        """The decoded images of a split."""
+    def source(self, split: str, limit: int | None = None) -> Source:
+        """The decoded images of a split, or the first `limit` of them."""
         images = self.data.splits[split]
+        if limit is not None:
+            images = images.subset(np.arange(min(limit, len(images))))
         cache = ImageCache.build(images, self.preprocess)
         return CachedImages(cache, images.labels)
 

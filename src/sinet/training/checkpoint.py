@@ -59,9 +59,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_same_run(path: Path, described: dict[str, Any]) -> None:
-    """Raise UsageError unless the checkpoint at `path` is of the run that `described` describes."""
-    saved = read_checkpoint(path).get(_KEY, {})
+def check_same_run(path: Path, saved: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raise UsageError unless `path`, whose run is `saved`, is of the run that `described` says."""
     other = [key for key, value in described.items() if saved.get(key) != value]
     if other:
         raise UsageError(
@@ -89,23 +88,28 @@ def difference(saved: dict[str, Any], now: dict[str, Any], keys: list[str]) -> s
 class Keeper(pl.Callback):
     """Saves `last.ckpt` every epoch, every two minutes, and when the run is interrupted."""
 
-    def __init__(self, path: Path, described: dict[str, Any], steps_per_epoch: int) -> None:
+    def __init__(
+        self, path: Path, described: dict[str, Any], steps: int, steps_per_epoch: int
+    ) -> None:
         self.path, self.described = path, described
-        self.steps_per_epoch = steps_per_epoch
-        self.interrupted = False
+        self.steps, self.steps_per_epoch = steps, steps_per_epoch
+        self.asked = False  # to stop
+        self.stopped = False
         self._saved = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any, **__: Any
     ) -> None:
         """Save if it is time; stop the run if that was asked for."""
-        stop = self._any(trainer, self.interrupted)
+        if trainer.global_step >= self.steps:
+            return  # the result itself is written in a moment
+        stop = self._any(trainer, self.asked)
         late = self._any(trainer, time.monotonic() - self._saved > _EVERY_SECONDS)
         if stop or late or trainer.global_step % self.steps_per_epoch == 0:
             trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()
         if stop:
-            self.interrupted = True
+            self.stopped = True
             trainer.should_stop = True
 
     def on_save_checkpoint(
@@ -130,9 +134,9 @@ class Keeper(pl.Callback):
             return
 
         def stop(number: int, frame: types.FrameType | None) -> None:
-            if self.interrupted:
+            if self.asked:
                 raise KeyboardInterrupt
-            self.interrupted = True
+            self.asked = True
 
         before = signal.signal(signal.SIGINT, stop)
         try:
@@ -141,7 +145,7 @@ class Keeper(pl.Callback):
             raise Interrupted(f"stopped; the last checkpoint is {self.path}") from error
         finally:
             signal.signal(signal.SIGINT, before)
-        if self.interrupted:
+        if self.stopped:
             raise Interrupted(f"stopped; the checkpoint is {self.path}")
 
 

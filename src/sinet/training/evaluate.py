@@ -13,6 +13,11 @@ from torch import nn
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Mixed precision of a recipe on a kind of device; does nothing for fp32."""
+    return torch.autocast(device, _AMP.get(precision), enabled=precision in _AMP)
+
+
 @contextmanager
 def standing_in(task: pl.LightningModule, network: nn.Module) -> Iterator[None]:
     """Let `network` be the task's network for a while, in evaluation mode."""
@@ -30,9 +35,7 @@ def evaluate(
     task: pl.LightningModule, network: nn.Module, batches: Iterable[Any], precision: str = "fp32"
 ) -> dict[str, float]:
     """The task's validation metrics of `network` over all batches (and over all processes)."""
-    amp = torch.autocast(
-        task.device.type, _AMP.get(precision, torch.bfloat16), enabled=precision in _AMP
-    )
+    amp = autocast(task.device.type, precision)
     with standing_in(task, network), torch.inference_mode(), amp:
         for index, batch in enumerate(batches):
             moved = task.transfer_batch_to_device(batch, task.device, 0)

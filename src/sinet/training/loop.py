@@ -6,6 +6,7 @@ the step, so that a run that was killed resumes exactly where it was.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import statistics
@@ -19,23 +20,35 @@ from typing import Any, Protocol
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
 from sinet.data.dataset import ImageDataset
 from sinet.data.preprocess import Preprocess
-from sinet.errors import UsageError
+from sinet.errors import UsageError, unknown
 from sinet.models.spec import ModelSpec
 from sinet.models.weights import load_weights
 from sinet.training.average import Average, moving_average
-from sinet.training.checkpoint import AtomicCheckpoints, Keeper, check_same_run
-from sinet.training.evaluate import evaluate
+from sinet.training.checkpoint import (
+    AtomicCheckpoints,
+    Keeper,
+    check_same_run,
+    read_checkpoint,
+)
+from sinet.training.evaluate import autocast, evaluate
 from sinet.training.journal import Display, Journal
-from sinet.training.loader import Order, Source, TrainBatches, derived_seed, eval_batches
+from sinet.training.loader import Order, TrainBatches, eval_batches
 from sinet.training.optimizer import build_optimizer, clip_gradients, freeze
 from sinet.training.recipe import Recipe
-from sinet.training.trained import Trained, finished, save_weights
+from sinet.training.trained import (
+    Trained,
+    described_in,
+    finished,
+    forget,
+    save_weights,
+    weights_file,
+)
 
+_log = logging.getLogger(__name__)
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -92,21 +105,31 @@ def train(
     """
     described = describe_run(spec, data, recipe, preprocess, init)
     checkpoint = out / "checkpoints" / "last.ckpt"
+    if resume and finished(out):
+        check_same_run(out / "trained.json", described_in(out), described)
+        return Trained.load(out)
     resuming = resume and checkpoint.is_file()
     if resuming:
-        check_same_run(checkpoint, described)
-        if finished(out):
-            return Trained.load(out)
-    forget_result(out)
+        check_same_run(checkpoint, read_checkpoint(checkpoint).get("sinet", {}), described)
+    elif int(os.environ.get("RANK", 0)) == 0:
+        checkpoint.unlink(missing_ok=True)
+        forget(out)
     torch.manual_seed(recipe.seed)
-    network = build_network(spec, data, recipe, init, load=not resuming)
-    module = task(network, data, recipe, preprocess)
-    run = _Run(module, recipe, out, described, workers, progress)
+    network = build_network(spec, data, recipe, preprocess.channels, load=not resuming and not init)
+    if init and not resuming:
+        load_weights(network, weights_file(init))
+    learner = task(network, data, recipe, preprocess)
+    run = _Run(learner, recipe, out, described, workers, progress)
     with _quiet():
-        trainer = make_trainer(recipe, out, device, strategy, run.callbacks)
-        run.fit(trainer, checkpoint if resuming else None)
-        metrics = run.validate()
-    return run.result(spec, data, preprocess, init, metrics, trainer.is_global_zero)
+        trainer = make_trainer(recipe, out, device, strategy, run)
+        with run.keeper.listening():
+            trainer.fit(learner, run.batches, ckpt_path=checkpoint if resuming else None)
+    trained = run.result(spec, data, preprocess, init)
+    if trainer.is_global_zero:
+        save_weights(run.finish.weights, out)
+        trained.save(described)
+    trainer.strategy.barrier()
+    return trained
 
 
 class _Run:
@@ -121,27 +144,225 @@ class _Run:
         workers: int,
         progress: bool,
     ) -> None:
-        self.task, self.recipe, self.out, self.workers = task, recipe, out, workers
+        self.task, self.recipe, self.out = task, recipe, out
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         source, val_source = task.source("train"), task.source("val")
-        self.order = Order(
-            len(source), recipe.batch_size, recipe.epochs, recipe.seed, rank, world
-        )
-        task.total_steps = self.order.steps
-        self.batches = TrainBatches(source, self.order, workers, torch.cuda.is_available())
+        order = Order(len(source), recipe.batch_size, recipe.epochs, recipe.seed, rank, world)
+        task.total_steps = order.steps
+        self.order = order
+        self.batches = TrainBatches(source, order, workers, torch.cuda.is_available())
         self.val_batches = eval_batches(
             val_source, recipe.batch_size, rank=rank, world=world, workers=workers
         )
         self.average = Average(recipe) if recipe.ema else None
-        per_epoch = self.order.steps_per_epoch
-        self.journal = Journal(out / "metrics.csv", self.order.steps, per_epoch, self.validate)
-        self.keeper = Keeper(out / "checkpoints" / "last.ckpt", described, per_epoch)
+        self.journal = Journal(
+            out / "metrics.csv", order.steps, order.steps_per_epoch, self.validate
+        )
+        self.keeper = Keeper(
+            out / "checkpoints" / "last.ckpt", described, order.steps, order.steps_per_epoch
+        )
+        self.finish = _Finish(self.journal, self.average, order.steps)
         display = [Display(self.journal)] if progress and rank == 0 else []
         average = [self.average] if self.average else []
-        # In this order: the average is what is validated, and the checkpoint has both.
-        self.callbacks: list[pl.Callback] = [*average, self.journal, *display, self.keeper]
+        # In this order: the average is what is validated, and the checkpoint has all of it.
+        self.callbacks: list[pl.Callback] = [
+            *average, self.journal, *display, self.keeper, self.finish
+        ]
 
     def validate(self) -> dict[str, float]:
         """Validation metrics of the weights that are kept."""
         network = self.average.network if self.average else self.task.network
         return evaluate(self.task, network, self.val_batches, self.recipe.precision)
+
+    def result(
+        self, spec: ModelSpec, data: ImageDataset, preprocess: Preprocess, init: Path | None
+    ) -> Trained:
+        """What came of it."""
+        row = self.journal.rows[-1]
+        seconds = self.journal.training_seconds
+        return Trained(
+            spec=spec,
+            preprocess=preprocess,
+            recipe=self.recipe,
+            classes=list(data.classes),
+            class_ids=list(data.class_ids),
+            multilabel=data.multilabel,
+            channels=preprocess.channels,
+            folder=self.out,
+            metrics={key: value for key, value in row.items() if key.startswith("val/")},
+            epochs=self.order.steps / self.order.steps_per_epoch,
+            steps=self.order.steps,
+            seconds=round(seconds, 3),
+            images_per_second=round(self.order.steps * self.order.batch / max(seconds, 1e-9), 1),
+            init=str(init or spec.weights or "scratch"),
+        )
+
+
+class _Finish(pl.Callback):
+    """When the last step is done: validate, and take the weights that are kept."""
+
+    def __init__(self, journal: Journal, average: Average | None, steps: int) -> None:
+        self.journal, self.average, self.steps = journal, average, steps
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Runs while the network is still on its device and the processes still talk."""
+        if trainer.global_step < self.steps:
+            return
+        self.journal.add_row(trainer, self.journal.validate)
+        if self.average is not None:
+            self.weights = dict(self.average.network.state_dict())
+        else:  # the strategy gathers what it has spread over the devices
+            state = trainer.strategy.lightning_module_state_dict()
+            prefix = "network."
+            self.weights = {
+                k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+            }
+
+
+def build_network(
+    spec: ModelSpec, data: ImageDataset, recipe: Recipe, channels: int, *, load: bool
+) -> nn.Module:
+    """The network with the recipe's dropout, drop path, frozen layers and memory order."""
+    rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
+    rates = {key: rate for key, rate in rates.items() if rate}
+    classes = len(data.classes)
+    try:
+        network = spec.create(classes, channels, load=load, **rates)
+    except UsageError:
+        if not rates:
+            raise
+        network = spec.create(classes, channels, load=load)
+        _log.warning("%s has no %s: trained without", spec.name, " and ".join(rates))
+    freeze(network, recipe.freeze)
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def describe_run(
+    spec: ModelSpec, data: ImageDataset, recipe: Recipe, preprocess: Preprocess, init: Path | None
+) -> dict[str, Any]:
+    """What makes two runs the same run, as plain values."""
+    described = {
+        "model": spec.to_dict(),
+        "data": data.fingerprint(),
+        "recipe": recipe.to_dict(),
+        "preprocess": preprocess.to_dict(),
+        "init": None if init is None else str(init),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(described))
+    return plain
+
+
+def make_trainer(
+    recipe: Recipe, out: Path, device: str, strategy: str, run: _Run
+) -> pl.Trainer:
+    """Lightning's Trainer for this device and, under torchrun, these processes."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    accelerator, devices = _accelerator(device)
+    if recipe.precision == "fp16" and accelerator == "cpu":
+        raise UsageError("precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    if strategy not in {"auto", "ddp", "fsdp"}:
+        raise unknown("strategy", strategy, ("auto", "ddp", "fsdp"))
+    if strategy == "fsdp" and recipe.ema:
+        raise UsageError("strategy fsdp spreads the weights over devices; set ema=0 with it")
+    if strategy == "auto" and world > 1:
+        strategy = "ddp"
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=local if world > 1 else devices,
+        num_nodes=max(1, world // local),
+        strategy=strategy,
+        precision=_PRECISIONS[recipe.precision],
+        sync_batchnorm=world > 1 and accelerator == "cuda",  # PyTorch has it for GPUs only
+        max_epochs=1,  # one stream of batches; see loader.py
+        max_steps=run.order.steps,
+        gradient_clip_val=recipe.grad_clip or None,
+        plugins=[AtomicCheckpoints()],
+        callbacks=run.callbacks,
+        logger=TensorBoardLogger(out, name="tensorboard", version=""),
+        default_root_dir=out,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+    )
+
+
+def _accelerator(device: str) -> tuple[str, int | list[int]]:
+    kind, _, number = device.partition(":")
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if kind == "auto":
+        kind = next(name for name, available in there.items() if available)
+    if kind not in there:
+        raise unknown("device", device, ("auto", *there))
+    if not there[kind]:
+        raise UsageError(f"device {device!r} is not available here; use --device auto or cpu")
+    if number and not number.isdigit():
+        raise UsageError(f"device {device!r}: expected a number after the colon, as in cuda:1")
+    return kind, [int(number)] if number else 1
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's tips from the terminal: what matters here is said by the journal."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def step_seconds(
+    spec: ModelSpec,
+    data: ImageDataset,
+    recipe: Recipe,
+    preprocess: Preprocess,
+    *,
+    task: TaskFactory,
+    steps: int = 5,
+) -> float:
+    """Median seconds of an optimizer step as `train` would take it, on real images.
+
+    Augmentation, forward, backward, optimizer and average are in it; two steps warm up. It is
+    measured on the CPU or the first GPU, at the final image size.
+    """
+    torch.manual_seed(recipe.seed)
+    kind, _ = _accelerator("auto")
+    network = build_network(spec, data, recipe, preprocess.channels, load=False)
+    learner = task(network, data, recipe.replace(progressive=1.0), preprocess).to(kind)
+    learner.train()
+    optimizer = build_optimizer(learner.network, recipe)
+    average = moving_average(learner.network, recipe) if recipe.ema else None
+    source = learner.source("train", limit=recipe.batch_size)
+    batch = source.__getitems__(list(range(len(source))))
+    batch = learner.transfer_batch_to_device(batch, learner.device, 0)
+    seconds = []
+    for step in range(steps + 2):
+        start = time.perf_counter()
+        with autocast(kind, recipe.precision):
+            loss = learner.training_step(batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_gradients(learner.network, recipe)
+        optimizer.step()
+        if average is not None:
+            average.update(learner.network, step=step)
+        if kind == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])

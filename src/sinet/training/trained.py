@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sinet.data.preprocess import Preprocess
 from sinet.errors import UsageError
@@ -57,12 +57,16 @@ class Trained:
         network.load_state_dict(load_file(self.folder / _WEIGHTS))
         return network.eval()
 
-    def save(self) -> Path:
-        """Write `trained.json` (`save_weights` writes the weights)."""
+    def save(self, described: dict[str, Any] | None = None) -> Path:
+        """Write `trained.json` (`save_weights` writes the weights).
+
+        Args:
+            described: what identifies the run that made it.
+        """
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "folder"}
         for key in ("spec", "preprocess", "recipe"):
             values[key] = values[key].to_dict()
-        return write_json(self.folder / _FACTS, {"version": 1, **values})
+        return write_json(self.folder / _FACTS, {"version": 1, "run": described or {}, **values})
 
     @classmethod
     def load(cls, folder: str | Path) -> Trained:
@@ -75,7 +79,7 @@ class Trained:
         if not finished(folder):
             raise UsageError(f"{folder} holds no finished training ({_WEIGHTS} and {_FACTS})")
         values: dict[str, Any] = read_json(folder / _FACTS)
-        del values["version"]
+        del values["version"], values["run"]
         values["spec"] = ModelSpec.from_dict(values["spec"])
         values["preprocess"] = Preprocess.from_dict(values["preprocess"])
         values["recipe"] = Recipe.from_dict(values["recipe"])
@@ -87,9 +91,25 @@ def finished(folder: Path) -> bool:
     return (folder / _WEIGHTS).is_file() and (folder / _FACTS).is_file()
 
 
-def save_weights(network: nn.Module, folder: Path) -> Path:
-    """Write the network's weights as `weights.safetensors`, whole or not at all."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+def described_in(folder: Path) -> dict[str, Any]:
+    """What identifies the run whose result lies in `folder`."""
+    return dict(read_json(folder / _FACTS).get("run", {}))
+
+
+def forget(folder: Path) -> None:
+    """Remove the result of an earlier training."""
+    for name in (_WEIGHTS, _FACTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def weights_file(start: Path) -> Path:
+    """The file of weights that `start` names: itself, or that of a training's folder."""
+    return start / _WEIGHTS if start.is_dir() else start
+
+
+def save_weights(weights: dict[str, Tensor], folder: Path) -> Path:
+    """Write a network's state as `weights.safetensors`, whole or not at all."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     with atomic_path(folder / _WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     return folder / _WEIGHTS

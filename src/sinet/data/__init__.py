@@ -1,0 +1,13 @@
+"""Data: any common format on disk -> one typed data set, inspected, cached and augmented."""
+
+from __future__ import annotations
+
+from sinet.data.cache import EvalImages as EvalImages
+from sinet.data.cache import ImageCache as ImageCache
+from sinet.data.dataset import ImageDataset as ImageDataset
+from sinet.data.dataset import Split as Split
+from sinet.data.dataset import open_dataset as open_dataset
+from sinet.data.image import ImageError as ImageError
+from sinet.data.image import read_image as read_image
+from sinet.data.preprocess import Preprocess as Preprocess
+from sinet.data.preprocess import PreprocessModule as PreprocessModule

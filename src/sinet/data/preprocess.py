@@ -1,0 +1,110 @@
+"""From pixels of any size to what a network sees: one rule, and its twin in torch.
+
+The exported file holds the same steps as ONNX nodes: Resize (opset 18, linear, half-pixel,
+antialiased), centre crop, scale and shift.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sinet.errors import DataError
+
+MAX_ASPECT = 100  # a longer strip would need gigabytes once its short side is enlarged
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize the short side, cut the centre square, normalise."""
+
+    size: int
+    """Height and width of the network's input, in pixels."""
+    channels: int
+    """1 (luminance) or 3 (RGB)."""
+    mean: tuple[float, ...]
+    """Subtracted per channel, on the 0..1 scale."""
+    std: tuple[float, ...]
+    """Divided by per channel, on the 0..1 scale."""
+    crop_pct: float = 1.0
+    """The short side is resized to `round(size / crop_pct)` before the centre is cut."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.channels not in (1, 3) or not 0 < self.crop_pct <= 1:
+            raise ValueError(f"size >= 1, channels 1 or 3, 0 < crop_pct <= 1 expected: {self}")
+        if len(self.mean) != self.channels or len(self.std) != self.channels or 0 in self.std:
+            raise ValueError(f"one mean and one std (not 0) for each channel expected: {self}")
+
+    @property
+    def short_side(self) -> int:
+        """Length of the short side after resizing, before the crop."""
+        return math.floor(self.size / self.crop_pct + 0.5)
+
+    def resized(self, h: int, w: int) -> tuple[int, int]:
+        """Size after resizing: the one rounding rule, in double precision.
+
+        Raises:
+            DataError: a side of zero, or a strip more than `MAX_ASPECT` times longer than wide.
+        """
+        if min(h, w) < 1 or max(h, w) > MAX_ASPECT * min(h, w):
+            raise DataError(
+                f"an image of {w} x {h} pixels (width x height) cannot be used: neither side may "
+                f"be 0 or more than {MAX_ASPECT} times the other; cut it to the part that matters"
+            )
+        scale = self.short_side / min(h, w)
+        return math.floor(h * scale + 0.5), math.floor(w * scale + 0.5)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of `to_dict`."""
+        tuples = {key: tuple(float(v) for v in values[key]) for key in ("mean", "std")}
+        return cls(**{**values, **tuples})
+
+
+class PreprocessModule(nn.Module):
+    """`Preprocess` in torch, for batches of images of one size.
+
+    Shape: uint8 (N, H, W, C) -> float32 (N, C, size, size).
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize, crop and normalise."""
+        if images.ndim != 4 or images.shape[-1] != self.preprocess.channels:
+            raise DataError(
+                f"images of shape {tuple(images.shape)} given; (N, H, W, "
+                f"{self.preprocess.channels}) expected: read them with `read_image(..., "
+                f"channels={self.preprocess.channels})`"
+            )
+        return self.normalise(self.fit(images.permute(0, 3, 1, 2)))
+
+    def fit(self, planes: Tensor) -> Tensor:
+        """Resize and crop only: (N, C, H, W) -> float32 (N, C, size, size) on the 0..255 scale."""
+        size = self.preprocess.size
+        h, w = self.preprocess.resized(*planes.shape[-2:])
+        planes = planes.float()
+        if (h, w) != planes.shape[-2:]:
+            planes = F.interpolate(planes, (h, w), mode="bilinear", antialias=True)
+        top, left = (h - size) // 2, (w - size) // 2
+        return planes[..., top : top + size, left : left + size]
+
+    def normalise(self, planes: Tensor) -> Tensor:
+        """(x / 255 - mean) / std, per channel."""
+        scale, shift = self.get_buffer("scale"), self.get_buffer("shift")
+        return torch.addcmul(shift, planes.float(), scale)

@@ -1,0 +1,104 @@
+"""One file = one format on disk. A file put into this folder is found; nothing else to touch.
+
+A reader is a module with
+
+    FORMAT: str      what is said when it was recognised, e.g. "class folders"
+    EXPECTS: str     what it looks for, in one line (listed when nothing is recognised)
+    detect(root: Path) -> bool             cheap, never raises for a wrong format
+    read(root: Path) -> ImageDataset       splits named train, val, test or `ALL`
+
+`read` leaves checking and splitting to `open_dataset`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Protocol, cast
+
+from sinet.data.dataset import ImageDataset
+from sinet.data.image import SUFFIXES
+from sinet.data.readers._layout import SPLITS, visible
+from sinet.errors import DataError
+
+
+class Reader(Protocol):
+    """What each module of this folder provides."""
+
+    FORMAT: str
+    EXPECTS: str
+
+    def detect(self, root: Path) -> bool:
+        """Whether `root` looks like this format."""
+        ...
+
+    def read(self, root: Path) -> ImageDataset:
+        """Read names and labels; no picture is decoded."""
+        ...
+
+
+def readers() -> list[Reader]:
+    """All readers, in alphabetical order of their files."""
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return [cast(Reader, importlib.import_module(f"{__name__}.{name}")) for name in names]
+
+
+def read_any(root: Path) -> ImageDataset:
+    """Read `root` with the reader that recognises it, or the one folder inside it.
+
+    Raises:
+        DataError: missing, unreadable, empty, or no known format.
+    """
+    if not root.exists():
+        raise DataError(
+            f"{root} does not exist; expected a folder of images, a CSV or Parquet file, or an "
+            "archive: check the path"
+        )
+    try:
+        return _read(root)
+    except PermissionError as error:
+        raise DataError(
+            f"no permission to read {error.filename or root}; make it readable (chmod -R u+rX)"
+        ) from error
+
+
+def _read(root: Path) -> ImageDataset:
+    known = readers()
+    for folder in _candidates(root):
+        found = [reader for reader in known if reader.detect(folder)]
+        if found:
+            data = found[0].read(folder)
+            data.root = root
+            if len(found) > 1:
+                others = ", ".join(reader.FORMAT for reader in found[1:])
+                data.notes.append(f"read as {found[0].FORMAT}; it also looks like {others}")
+            return data
+    raise DataError(_not_a_dataset(root, known))
+
+
+def _candidates(root: Path) -> list[Path]:
+    """The path itself, then the only folder inside it, and so on (archives wrap their content)."""
+    found = [root]
+    while root.is_dir():
+        folders = [path for path in visible(root) if path.is_dir()]
+        if len(folders) != 1 or folders[0].name.lower() in SPLITS:
+            break
+        root = folders[0]
+        found.append(root)
+    return found
+
+
+def _not_a_dataset(root: Path, known: list[Reader]) -> str:
+    if root.is_dir():
+        inside = visible(root)
+        if not inside:
+            return f"{root} is empty; expected images: check the path"
+        given = ", ".join(path.name + ("/" if path.is_dir() else "") for path in inside[:6])
+        given = f"found {given}{' ...' if len(inside) > 6 else ''}"
+        if any(path.suffix.lower() in SUFFIXES for path in inside):
+            given += " (images, but no labels: put those of each class into a folder of its own)"
+    else:
+        given = f"a file of {root.stat().st_size} bytes"
+    expected = "".join(f"\n  {reader.FORMAT}: {reader.EXPECTS}" for reader in known)
+    return f"{root} is not a data set: {given}; looked for{expected}"

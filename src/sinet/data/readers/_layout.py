@@ -1,0 +1,71 @@
+"""What the readers share: names of splits, visible files, and labels from the user's own ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sinet.data.dataset import ClassId, ImageDataset, Items, Split
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "t10k": "test",
+}
+
+
+def split_in(text: str) -> str | None:
+    """The split that a file name speaks of: `train-00000-of-00002` -> train."""
+    words = re.split(r"[^a-z0-9]+", text.lower())
+    return next((SPLITS[word] for word in words if word in SPLITS), None)
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, without hidden files and what macOS puts into zips."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+
+
+@dataclass
+class Found:
+    """Samples of one split: items, their labels (the user's ids, one or several), their names."""
+
+    items: Items
+    labels: Sequence[Any]
+    names: list[str]
+
+
+def assemble(
+    root: Path,
+    format: str,
+    found: Mapping[str, Found],
+    classes: Mapping[ClassId, str],
+    multilabel: bool = False,
+    notes: Sequence[str] = (),
+) -> ImageDataset:
+    """A data set whose label order is the order of `classes` (id -> name)."""
+    position = {key: index for index, key in enumerate(classes)}
+    splits = {}
+    for name, part in found.items():
+        labels: npt.NDArray[Any]
+        if multilabel:
+            labels = np.zeros((len(part.labels), len(classes)), dtype=np.float32)
+            for row, keys in zip(labels, part.labels, strict=True):
+                row[[position[key] for key in keys]] = 1
+        else:
+            labels = np.array([position[key] for key in part.labels], dtype=np.int64)
+        splits[name] = Split(part.items, labels, part.names)
+    return ImageDataset(
+        root, format, list(classes.values()), list(classes), multilabel, splits, notes=list(notes)
+    )

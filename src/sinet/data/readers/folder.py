@@ -1,0 +1,89 @@
+"""Class folders: `train/cat/1.jpg`, or `cat/1.jpg` without splits. Class id = folder name.
+
+Classes are in the plain alphabetical order of their folders, as torchvision's ImageFolder and
+timm have it, so that pretrained classifiers fit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from sinet.data.dataset import ALL, ClassId, ImageDataset
+from sinet.data.image import SUFFIXES
+from sinet.data.readers._layout import SPLITS, Found, assemble, visible
+
+FORMAT = "class folders"
+EXPECTS = "train/CLASS/*.jpg, val/CLASS/*.jpg, perhaps test/...; or CLASS/*.jpg alone"
+
+
+def detect(root: Path) -> bool:
+    """Folders that hold images directly, or splits that hold such folders."""
+    if not root.is_dir():
+        return False
+    splits = _splits(root)
+    if splits:
+        return any(_holds_images(c) for part in splits.values() for c in _folders(part))
+    return any(_holds_images(folder) for folder in _folders(root))
+
+
+def read(root: Path) -> ImageDataset:
+    """List the images of each class folder, also those in folders below it."""
+    splits = _splits(root) or {ALL: root}
+    names = sorted({c.name for part in splits.values() for c in _folders(part)})
+    ignored: Counter[str] = Counter()
+    found = {}
+    for split, part in splits.items():
+        items: list[Path | bytes] = []
+        labels: list[ClassId] = []
+        for folder in _folders(part):
+            images = _images_below(folder, ignored)
+            items += images
+            labels += [folder.name] * len(images)
+        found[split] = Found(items, labels, [Path(p).relative_to(root).as_posix() for p in items])  # type: ignore[arg-type]
+    notes = []
+    if ignored:
+        kinds = ", ".join(
+            f"{n} {suffix or 'without ending'}" for suffix, n in ignored.most_common(5)
+        )
+        notes.append(f"files that are not images by their ending are ignored: {kinds}")
+    return assemble(root, FORMAT, found, {name: name for name in names}, notes=notes)
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in visible(root) if path.is_dir()]
+
+
+def _splits(root: Path) -> dict[str, Path]:
+    """The folders named after splits, when a training split is among them."""
+    named = {SPLITS[p.name.lower()]: p for p in _folders(root) if p.name.lower() in SPLITS}
+    return named if "train" in named else {}
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether an image lies here or, as in Tiny ImageNet's `n01443537/images/`, one level below."""
+    inside = visible(folder)
+    if any(path.suffix.lower() in SUFFIXES for path in inside):
+        return True
+    return any(
+        child.suffix.lower() in SUFFIXES
+        for path in inside
+        if path.is_dir() and path.name.lower() == "images"
+        for child in path.iterdir()
+    )
+
+
+def _images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
+    images = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in SUFFIXES:
+                images.append(Path(parent, name))
+            else:
+                ignored[suffix] += 1
+    return images

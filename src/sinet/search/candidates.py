@@ -1,0 +1,289 @@
+"""Which networks could do the job within the budget: exported, timed, before anything is trained.
+
+Latency needs no trained weights, so each candidate (network x resolution x precision) is exported
+with random ones, assembled with its preprocessing as it would ship, and timed here, one session
+alive at a time. The table is kept per machine, engine versions and image size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sinet.compression.quantize import quantize_onnx
+from sinet.data.preprocess import Preprocess
+from sinet.deployment.export import assemble, export_network
+from sinet.deployment.metadata import Metadata
+from sinet.errors import SinetError
+from sinet.files import read_json, write_json
+from sinet.measurement.cost import cost
+from sinet.measurement.latency import Latency, compare_files, default_threads, peak_memory_mb
+from sinet.measurement.machine import cache_dir, describe, fingerprint, machine
+from sinet.measurement.profile import DeviceProfile
+from sinet.models.spec import ModelSpec
+from sinet.search.budget import Budget
+
+PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network at a resolution and precision, with what it costs here.
+
+    Attributes:
+        spec: the network.
+        precision: "fp32" or "int8".
+        latency: of one image through the assembled file; None when it could not be timed.
+        params: parameters.
+        macs: multiply-adds an image.
+        file_mb: MB of 1,000,000 bytes.
+        memory_mb: peak resident memory of a process that runs it; None unless the budget asks.
+        fits: keeps every limit of the budget.
+        why: why not, in words; "" when it fits.
+    """
+
+    spec: ModelSpec
+    precision: str
+    latency: Latency | None
+    params: int
+    macs: int
+    file_mb: float
+    memory_mb: float | None
+    fits: bool
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for candidates.json."""
+        latency = self.latency.to_dict() if self.latency else None
+        return {**asdict(self), "spec": self.spec.to_dict(), "latency": latency}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Candidate:
+        """The inverse of `to_dict`."""
+        latency = Latency.from_dict(values["latency"]) if values["latency"] else None
+        spec = ModelSpec.from_dict(values["spec"])
+        return cls(**{**values, "spec": spec, "latency": latency})
+
+    def held_against(self, budget: Budget) -> Candidate:
+        """The same candidate judged by a budget.
+
+        The upper quartile must keep the latency limit, not only the median, so that repeated runs
+        of the shipped file keep it too.
+        """
+        if self.latency is None:
+            return replace(self, fits=False)
+        why = budget.why_not(self.latency.q3_ms, self.file_mb, self.memory_mb)
+        return replace(self, fits=not why, why=why)
+
+    def excess(self, budget: Budget) -> float:
+        """The worst ratio of cost to limit; infinite when it could not be timed."""
+        if self.latency is None:
+            return float("inf")
+        return budget.excess(self.latency.q3_ms, self.file_mb, self.memory_mb)
+
+
+Progress = Callable[[int, int, Sequence[Candidate]], None]
+"""Called with (specs done, specs in all, the candidates of this spec)."""
+
+
+def near_misses(candidates: Sequence[Candidate], budget: Budget, count: int = 5) -> list[Candidate]:
+    """The candidates that break the budget by least, nearest first."""
+    missed = [c for c in candidates if not c.fits and c.latency is not None]
+    return sorted(missed, key=lambda c: c.excess(budget))[:count]
+
+
+def time_candidates(
+    specs: Sequence[ModelSpec],
+    budget: Budget,
+    *,
+    image_hw: tuple[int, int],
+    channels: int = 3,
+    num_classes: int = 10,
+    threads: int | None = None,
+    spinning: bool = True,
+    seconds: float = 180.0,
+    progress: Progress | None = None,
+    cache: bool = True,
+    profile: DeviceProfile | None = None,
+) -> list[Candidate]:
+    """Time each spec in FP32 and INT8, in the order given; what is clearly too slow comes last.
+
+    Args:
+        specs: networks to time, the most promising first.
+        budget: what the model may cost; candidates that break it are returned too, with the reason.
+        image_hw: height and width of a typical image.
+        channels: 1 or 3.
+        num_classes: outputs.
+        threads: intra-operator threads, `default_threads()` if None.
+        spinning: as the user's session is set; ONNX Runtime spins by default.
+        seconds: no new network is begun after this time; those not reached are left out.
+        progress: told after each spec.
+        cache: read and extend the table in the user's cache folder.
+        profile: another device's table, to be read instead of timing here.
+    """
+    if profile is not None:
+        return [c.held_against(budget) for s in specs for c in _from_profile(s, profile)]
+    bench = _Bench(budget, image_hw, channels, num_classes, threads or default_threads(), spinning)
+    table = bench.load() if cache else {}
+    found: list[Candidate] = []
+    start = time.monotonic()
+    for done, spec in enumerate(_likely_first(specs, budget, bench, table), 1):
+        known = table.get(_key(spec), [])
+        if not bench.complete(known):
+            if time.monotonic() - start > seconds:
+                continue
+            known = bench.time(spec)
+            table[_key(spec)] = known
+            if cache:
+                bench.save(table)
+        judged = [replace(c, spec=spec).held_against(budget) for c in known]
+        found += judged
+        if progress is not None:
+            progress(done, len(specs), judged)
+    return found
+
+
+def _key(spec: ModelSpec) -> str:
+    """What decides the latency of a spec: everything but its weights."""
+    return fingerprint({"name": spec.name, "size": spec.size, "kwargs": dict(spec.kwargs)})
+
+
+def _from_profile(spec: ModelSpec, profile: DeviceProfile) -> Iterator[Candidate]:
+    for precision in PRECISIONS:
+        row = profile.find(spec.name, spec.size, spec.kwargs, precision)
+        if row is not None:
+            yield Candidate(
+                spec, precision, row.latency, row.params, row.macs, row.file_mb, row.memory_mb,
+                fits=False, why="",
+            )  # fmt: skip
+
+
+def _likely_first(
+    specs: Sequence[ModelSpec], budget: Budget, bench: _Bench, table: Mapping[str, Any]
+) -> list[ModelSpec]:
+    """The given order, but networks that even at the machine's peak break the budget go last."""
+    if budget.ms is None or all(_key(s) in table for s in specs):
+        return list(specs)
+    peak = machine().peak(bench.threads).int8
+
+    def hopeless(spec: ModelSpec) -> bool:
+        ideal_ms = 2 * bench.macs(spec) / (peak * 1e9) * 1e3
+        return ideal_ms > (budget.ms or 0.0)
+
+    return sorted(specs, key=hopeless)
+
+
+@dataclass
+class _Bench:
+    """Exports and times specs under one set of conditions; knows the table kept for them."""
+
+    budget: Budget
+    image_hw: tuple[int, int]
+    channels: int
+    num_classes: int
+    threads: int
+    spinning: bool
+
+    @property
+    def path(self) -> Path:
+        """The table of this machine, these engines, this image size."""
+        identity = describe()
+        versions = {k: identity["versions"].get(k) for k in ("sinet", "timm", "onnxruntime")}
+        conditions = asdict(self) | {"budget": None}
+        which = {"cpu": identity["cpu"], "cores": identity["cores"], **versions, **conditions}
+        return cache_dir() / f"candidates-{fingerprint(which)}.json"
+
+    def load(self) -> dict[str, list[Candidate]]:
+        """The kept table; empty when there is none or it was cut short."""
+        try:
+            stored = read_json(self.path)
+            return {k: [Candidate.from_dict(c) for c in rows] for k, rows in stored.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SinetError):
+            return {}
+
+    def save(self, table: Mapping[str, Sequence[Candidate]]) -> None:
+        """Keep the table; a folder that cannot be written costs only the next run's time."""
+        with contextlib.suppress(SinetError):
+            write_json(self.path, {k: [c.to_dict() for c in rows] for k, rows in table.items()})
+
+    def complete(self, known: Sequence[Candidate]) -> bool:
+        """Whether the kept rows answer this budget too (memory and slow INT8 may be missing)."""
+        if not known:
+            return False
+        if self.budget.memory_mb is not None and any(
+            c.latency is not None and c.memory_mb is None for c in known
+        ):
+            return False
+        fp32 = known[0].latency
+        return len(known) == len(PRECISIONS) or fp32 is None or self.hopeless(fp32)
+
+    def hopeless(self, fp32: Latency) -> bool:
+        """INT8 is at most four times as fast, so this network cannot keep the budget."""
+        return self.budget.ms is not None and fp32.median_ms > 4 * self.budget.ms
+
+    def macs(self, spec: ModelSpec) -> int:
+        """Multiply-adds of one image."""
+        network = spec.create(self.num_classes, self.channels, load=False)
+        return cost(network, spec.size, self.channels).macs
+
+    def time(self, spec: ModelSpec) -> list[Candidate]:
+        """FP32 and, unless hopeless, INT8; one row with the reason when it cannot be exported."""
+        network = spec.create(self.num_classes, self.channels, load=False).eval()
+        facts = cost(network, spec.size, self.channels)
+        blank = Candidate(
+            spec, "fp32", None, facts.params, facts.macs, 0.0, None, fits=False, why=""
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            body = Path(folder) / "network.onnx"
+            try:
+                export_network(network, spec.size, self.channels, body)
+                first = self._timed(blank, body)
+                if first.latency is None or self.hopeless(first.latency):
+                    return [first]
+                shrunk = quantize_onnx(body, Path(folder) / "int8.onnx", self._noise(spec.size))
+                return [first, self._timed(replace(blank, precision="int8"), shrunk)]
+            except SinetError as error:
+                return [replace(blank, why=str(error))]
+
+    def _timed(self, blank: Candidate, network: Path) -> Candidate:
+        """Assemble a network as it would ship and time it on one image."""
+        ids: list[int | str] = list(range(self.num_classes))
+        stats = (0.5,) * self.channels
+        preprocess = Preprocess(blank.spec.size, self.channels, stats, stats)
+        metadata = Metadata(
+            classes=[str(i) for i in ids],
+            class_ids=ids,
+            preprocess=preprocess,
+            model=blank.spec.label,
+            precision=blank.precision,
+        )
+        file = assemble(network, preprocess, metadata, network.with_suffix(".assembled.onnx"))
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 256, (1, *self.image_hw, self.channels), dtype=np.uint8)
+        latency = compare_files(
+            {"file": file},
+            image,
+            threads=self.threads,
+            spinning=self.spinning,
+            seconds=0.5,
+            rounds=1,
+        )["file"]
+        memory = None
+        if self.budget.memory_mb is not None:
+            memory = peak_memory_mb(file, image.shape, self.threads)
+        size = file.stat().st_size / 1e6
+        return replace(blank, latency=latency, file_mb=size, memory_mb=memory)
+
+    def _noise(self, size: int) -> list[npt.NDArray[np.float32]]:
+        """Two random inputs: ranges do not change the speed, so calibration may be this short."""
+        rng = np.random.default_rng(0)
+        shape = (1, self.channels, size, size)
+        return [rng.standard_normal(shape, dtype=np.float32) for _ in range(2)]

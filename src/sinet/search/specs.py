@@ -1,0 +1,101 @@
+"""The networks that are tried: ours, and those of timm's that win on CPUs, at sizes that suit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import timm
+
+from sinet.models.spec import ModelSpec
+from sinet.models.weights import find_pretrained
+
+SMALL_IMAGE = 64
+"""Up to this many pixels images are taken at their own size by our networks, with stem stride 1."""
+
+_OURS = ("sinet_small", "sinet_tiny", "sinet_base", "minspnet_small", "minspnet_minimal",
+         "minspnet_medium", "sinet_large")  # fmt: skip
+
+# timm's, the most promising on CPUs first: plain and re-parameterisable convolutions, then
+# mobile networks, then those with attention (docs/decisions.md).
+_PEERS = (
+    "tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2",
+    "mobilenetv4_conv_small", "hgnetv2_b0", "mobilenetv1_100", "resnet18", "mobilenetv4_conv_medium",
+    "mobilenetv3_large_100", "resnet10t", "mobilenetv1_125", "hgnetv2_b1", "repvit_m0_9",
+    "levit_conv_192", "lcnet_100", "starnet_s1", "mobilenetv3_small_100", "regnetx_004",
+    "hgnetv2_b2", "convnext_atto", "regnety_004", "resnet34", "levit_conv_256", "repvit_m1_1",
+    "vit_tiny_patch16_224", "mobilenetv4_conv_small_050", "regnety_008", "convnext_femto",
+    "starnet_s2", "ghostnetv2_100", "resnet50",
+)  # fmt: skip
+
+_SQUARE_ONLY = ("levit", "vit")
+"""Families whose position tables want 224 px; the others run at any multiple of 32."""
+
+
+def default_specs(
+    image_size: int, *, folder: Path | None = None, hub: bool = False
+) -> list[ModelSpec]:
+    """At least 25 networks for images of this size, the most promising first.
+
+    Networks whose pretrained weights can be had come first: on small data nothing beats them. Small
+    images (at most 64 px) go into our networks as they are and are enlarged for pretrained peers,
+    which were trained on photos.
+
+    Args:
+        image_size: typical shorter side of the images, pixels.
+        folder: where pretrained weights may lie as `NAME.safetensors`.
+        hub: take weights from the hub for networks that have none here.
+    """
+    weights = {name: _weights(name, folder, hub) for name in (*_OURS, *_PEERS)}
+    small = image_size <= SMALL_IMAGE
+    sizes = (128, 96, 160, 64) if small else _photo_sizes(image_size)
+    pretrained = [n for n in (*_OURS, *_PEERS) if weights[n]]
+    others = [n for n in _PEERS if not weights[n]]
+    specs = [ModelSpec(n, _fit(n, sizes[0]), weights=weights[n]) for n in pretrained]
+    specs += list(_ours(image_size, sizes))
+    specs += [
+        ModelSpec(n, _fit(n, s), weights=weights[n]) for s in sizes[1:] for n in pretrained[:6]
+    ]
+    specs += [ModelSpec(n, _fit(n, 64 if small else sizes[0])) for n in others]
+    return list(dict.fromkeys(specs))
+
+
+def _photo_sizes(image_size: int) -> tuple[int, ...]:
+    """Photos are seen at 224 px and below; small ones at their own size, rounded up to 32."""
+    largest = min(224, -(-image_size // 32) * 32)
+    return tuple(s for s in (largest, 160, 192, 128) if s <= largest)
+
+
+def _ours(image_size: int, sizes: tuple[int, ...]) -> Iterator[ModelSpec]:
+    for name in _OURS:
+        if image_size > SMALL_IMAGE:
+            yield from (ModelSpec(name, size) for size in sizes[:2])
+        elif name.startswith("sinet"):
+            yield ModelSpec(name, max(image_size, 24), {"stem_stride": 1})
+        else:
+            yield ModelSpec(name, max(image_size, 64))
+
+
+def _fit(name: str, size: int) -> int:
+    return 224 if name.startswith(_SQUARE_ONLY) else size
+
+
+def _weights(name: str, folder: Path | None, hub: bool) -> str | None:
+    """Where pretrained weights can be had: here, or from the hub if that is allowed."""
+    if (local := find_pretrained(name, folder)) or not hub:
+        return local
+    config = timm.get_pretrained_cfg(name)
+    return f"hub:{config.hf_hub_id}" if config is not None and config.hf_hub_id else None
+
+
+def hub_reachable(timeout: float = 2.0) -> bool:
+    """Whether the hub answers within `timeout` seconds; False when it is switched off."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        return bool(get_session().head(constants.ENDPOINT, timeout=timeout).status_code < 500)
+    except Exception:
+        return False
