@@ -144,7 +144,8 @@ def _chain(budget_ms: float) -> dict[str, object]:
     return {
         "rows": [
             {"name": "eager", "metric": 0.9165, "low": 0.9036, "high": 0.9278,
-             "max_difference": 0.0, "latency": None, "file_mb": None, "memory_mb": None, "note": ""},
+             "max_difference": 0.0, "latency": None, "file_mb": None,
+             "memory_mb": None, "note": ""},
             {"name": "fp32", "metric": 0.9165, "low": 0.9036, "high": 0.9278,
              "max_difference": 3.1e-5, "latency": _latency(3.05), "file_mb": 13.7,
              "memory_mb": 118.0, "note": ""},

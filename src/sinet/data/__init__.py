@@ -11,3 +11,4 @@ from sinet.data.image import ImageError as ImageError
 from sinet.data.image import read_image as read_image
 from sinet.data.preprocess import Preprocess as Preprocess
 from sinet.data.preprocess import PreprocessModule as PreprocessModule
+from sinet.data.transforms import BatchAugment as BatchAugment

@@ -1,7 +1,7 @@
 """Images ready for the network: decoded once into memory where they fit, else read on demand.
 
-Both classes give batches by index, as uint8 for training (`ImageCache`) and preprocessed for
-validation (`EvalImages`). Decoding runs in threads: Pillow and torch release the interpreter lock.
+Both classes give batches by index, for training (`ImageCache`) and preprocessed for validation
+(`EvalImages`). Decoding runs in threads: Pillow and torch release the interpreter lock.
 Unreadable files that the opening check let through are left out when everything is decoded; when
 images are read on demand, another image with the same label takes their place.
 """
@@ -25,6 +25,7 @@ from sinet.data.dataset import Split, check_bad_share
 from sinet.data.image import ImageError
 from sinet.data.memory import available_bytes
 from sinet.data.preprocess import Preprocess, PreprocessModule
+from sinet.errors import DataError
 
 Progress = Callable[[int, int], None]
 Fit = Callable[[Tensor], Tensor]
@@ -118,9 +119,11 @@ class _Images:
     def decode(self, i: int) -> Tensor:
         """Read image `i` from its file: uint8 (C, H, W), reduced as `fit` says."""
         pixels = self.split.image(i, self.channels, self._at_least)
-        # Pillow lends its memory read-only; nothing writes to it before `fit` has copied it.
         planes = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-        return self._fit(planes.permute(2, 0, 1))
+        try:
+            return self._fit(planes.permute(2, 0, 1))
+        except DataError as error:  # a strip, far too long for its width
+            raise ImageError(self.split.names[i], str(error)) from error
 
     def __getitem__(self, i: int) -> Tensor:
         """Image `i`, or another of the same label where it cannot be read."""
@@ -149,11 +152,11 @@ class _Images:
 
 
 class ImageCache:
-    """The training images: uint8 batches, before `BatchAugment`.
+    """The training images, for `BatchAugment`.
 
-    Images of one size come as they are (`uniform`), to be cropped by `BatchAugment` on the batch.
-    Images of different sizes are cropped at random here, each from its own pixels, and come with
-    the network's size.
+    Images of one size come whole, as uint8 (`uniform`), to be cropped by `BatchAugment` on the
+    batch. Images of different sizes are cropped at random here, each from its own pixels, and come
+    as float32: that is how `BatchAugment` knows.
     """
 
     def __init__(
@@ -225,7 +228,7 @@ class ImageCache:
             generator: of the random crops; None = torch's own state.
 
         Returns:
-            uint8 (N, C, H, W): uncropped if `uniform`, else cropped to (N, C, size, size).
+            uint8 (N, C, H, W) if `uniform`, else crops: float32 (N, C, size, size), 0..255.
         """
         store = self._images.store
         if isinstance(store, Tensor):
@@ -234,9 +237,8 @@ class ImageCache:
         sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.float32)
         boxes = random_boxes(self.crop, sizes[:, 0], sizes[:, 1], self.crop_scale, False, generator)
         side = size or self.size
-        return torch.stack(
-            [_resized(i, b, side) for i, b in zip(images, boxes.tolist(), strict=True)]
-        )
+        pairs = zip(images, boxes.tolist(), strict=True)
+        return torch.stack([_resized(image, box, side) for image, box in pairs]).float()
 
     def _reduce(self, planes: Tensor) -> Tensor:
         """At most `side` pixels on the short side: what random crops of the network's size need."""
@@ -266,9 +268,8 @@ def _interpolate(planes: Tensor, h: int, w: int) -> Tensor:
 class EvalImages:
     """Validation images exactly as `PreprocessModule` gives them, by index and in order.
 
-    Images that are larger than the network's input are kept in memory at that size, rounded to
-    uint8: at most half a grey level off what the unrounded path gives. Smaller ones are kept as they
-    are and give the very same values.
+    Images larger than the network's input are kept at that size, rounded to uint8: at most half a
+    grey level off what the unrounded path gives. Smaller ones give the very same values.
     """
 
     def __init__(
@@ -313,7 +314,8 @@ class EvalImages:
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in order, as (images, labels)."""
-        for part in torch.arange(len(self)).split(batch_size):
+        for start in range(0, len(self), batch_size):
+            part = torch.arange(start, min(start + batch_size, len(self)))
             yield self.batch(part), self.labels[part]
 
     @staticmethod

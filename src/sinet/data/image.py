@@ -18,10 +18,14 @@ from sinet.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 
-# Only formats that Pillow decodes by itself: EPS, for one, would start Ghostscript on a user's file.
+# Only what Pillow decodes by itself: EPS, for one, would start Ghostscript on a user's file.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "MPO", "JPEG2000", "TGA")
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .mpo .jp2 .tga".split()
+    f".{ending}"
+    for ending in (
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "jp2", "png", "bmp", "gif", "webp"),
+        *("tif", "tiff", "ppm", "pgm", "pbm", "tga"),
+    )
 )
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {

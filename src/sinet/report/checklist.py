@@ -32,7 +32,7 @@ def _budget(run: Run) -> list[Check]:
     """Latency, file size and memory of the shipped file against what was asked for."""
     row = run.shipped
     if row is None:
-        return [Check("look", "Budget", "Nothing shipped, so nothing to hold against the budget.")]
+        return []
     values = {
         "ms": ("Latency", "ms", row.timing.ms if row.timing else None),
         "mb": ("File size", "MB", row.file_mb),

@@ -41,9 +41,10 @@ def latency_axis(axes: Axes, run: Run) -> None:
     times += [t.ms for t in _scored(run) if t.ms]
     times += [run.budget["ms"]] if "ms" in run.budget else []
     low, high = (min(times) * 0.85, max(times) * 1.35) if times else (1.0, 10.0)
-    if "ms" in run.budget:  # candidates far beyond the budget would squeeze those that matter
-        high = min(high, max(6 * run.budget["ms"], *(1.35 * _ms(t) for t in _scored(run)), low))
-        high = max(high, 1.35 * min(times))
+    if "ms" in run.budget and _scored(run):
+        # Candidates far beyond the budget would squeeze those that matter.
+        needed = [6 * run.budget["ms"], 6 * min(times), *(1.35 * _ms(t) for t in _scored(run))]
+        high = min(high, max(needed))
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     every = [d * 10.0**e for e in range(-3, 5) for d in (1, 2, 3, 5, 7)]
@@ -70,7 +71,10 @@ def _strip(axes: Axes, run: Run) -> None:
     text += f"; {beyond} slower than this axis" if beyond else ""
     axes.set_xlabel(text, loc="left", fontsize=9)
     if "ms" in run.budget:
-        axes.axvline(run.budget["ms"], color=ALERT, lw=1.2)
+        budget = run.budget["ms"]
+        axes.axvline(budget, color=ALERT, lw=1.2)
+        if not _scored(run):
+            note(axes, f"budget {budget:g} ms", (budget, 1), (5, -6), color=ALERT)
 
 
 def draw_trials(axes: Axes, run: Run) -> None:

@@ -124,7 +124,7 @@ def _context(run: Run) -> dict[str, Any]:
         "scores": {(t.label, t.ms): t for t in sorted(run.trials, key=lambda t: t.rung)},
         "slowest": max((c.timing.ms for c in run.candidates if c.timing and c.fits), default=1.0),
         "splits": _splits(run),
-        "checks": checklist(run),
+        "checks": checklist(run) if run.shipped else [],
         "commands": _commands(run),
     }
 
@@ -138,18 +138,20 @@ def _title(run: Run) -> str:
     model = run.card.get("model") or (winner.label if winner else "")
     if isinstance(model, Mapping):
         model = f"{model.get('name')}@{model.get('size')}"
+    if not model and run.candidates and not any(c.fits for c in run.candidates):
+        return "Nothing fits the budget"
     return str(model) or run.folder.resolve().name
 
 
 def _state(run: Run) -> str:
     """How far the run got, in one sentence; empty for a finished one."""
-    timed = [c for c in run.candidates if c.timing]
     if run.shipped:
         return ""
-    if timed and not any(c.fits for c in timed):
-        near = min(timed, key=lambda c: c.timing.ms if c.timing else 0.0)
-        fastest = f"{near.label} {near.precision} with {ms(near.timing.ms if near.timing else 0)}"
-        return f"No candidate keeps the budget. The fastest is {fastest} ms."
+    if run.candidates and not any(c.fits for c in run.candidates):
+        near = min(run.candidates, key=lambda c: _excess(c, run.budget))
+        why = near.why or "it could not be timed"
+        name = f"{near.label} {near.precision}"
+        return f"No candidate keeps the budget. The nearest miss is {name}: {why}."
     if not run.candidates:
         return "The run ended before its candidates were timed."
     if not run.trials:
@@ -157,6 +159,18 @@ def _state(run: Run) -> str:
     if not run.chain:
         return "The run ended before an exported file passed its verification."
     return "Nothing shipped: the exported file did not pass its checks."
+
+
+def _excess(candidate: CandidateRow, limits: Mapping[str, float]) -> float:
+    """The worst ratio of cost to limit; infinite where the latency is unknown."""
+    if candidate.timing is None:
+        return float("inf")
+    costs = {
+        "ms": candidate.timing.q3,
+        "mb": candidate.file_mb,
+        "memory_mb": candidate.memory_mb,
+    }
+    return max((costs[k] or 0.0) / limit for k, limit in limits.items()) if limits else 0.0
 
 
 def _headline(run: Run) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _chain_bars(axes: Axes, run: Run) -> None:
         facts += [f"{row.file_mb:.1f} MB"] if row.file_mb else []
         weight = "bold" if row.shipped else "normal"
         axes.text(0, y - 0.2, f"{row.name}   " + "  ·  ".join(facts), va="bottom", weight=weight)
-    axes.set_ylim(len(rows) - 0.4, -0.5)
+    axes.set_ylim(max(len(rows), 3) - 0.4, -0.5)
     axes.set_yticks([])
     axes.set_xticks([])
     axes.grid(visible=False)

@@ -255,6 +255,8 @@ def _score(metrics: Mapping[str, Any]) -> float | None:
 
 def _trial(value: Mapping[str, Any]) -> TrialRow:
     spec = value.get("spec")
+    # A later rung goes on from the rung before: what counts is what the first one started from.
+    origin = spec.get("weights") if isinstance(spec, Mapping) else value.get("init")
     return TrialRow(
         label=_label(spec) if isinstance(spec, Mapping) else str(value["label"]),
         rung=int(value.get("rung", 0)),
@@ -263,7 +265,7 @@ def _trial(value: Mapping[str, Any]) -> TrialRow:
         score=_score(value.get("metrics") or {}),
         minutes=_number(value.get("minutes")),
         epochs=_number(value.get("epochs")),
-        init=str(value.get("init") or "scratch"),
+        init=str(origin or "scratch"),
     )
 
 

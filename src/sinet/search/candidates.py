@@ -114,7 +114,10 @@ def time_candidates(
     cache: bool = True,
     profile: DeviceProfile | None = None,
 ) -> list[Candidate]:
-    """Time each spec in FP32 and INT8, in the order given; what is clearly too slow comes last.
+    """Time each spec in FP32 and INT8, in the order given.
+
+    What would break the budget even at the machine's peak is only timed at the end, smallest first,
+    so that an impossible budget still gets its nearest misses.
 
     Args:
         specs: networks to time, the most promising first.
@@ -133,22 +136,32 @@ def time_candidates(
         return [c.held_against(budget) for s in specs for c in _from_profile(s, profile)]
     bench = _Bench(budget, image_hw, channels, num_classes, threads or default_threads(), spinning)
     table = bench.load() if cache else {}
-    found: list[Candidate] = []
     start = time.monotonic()
-    for done, spec in enumerate(_likely_first(specs, budget, bench, table), 1):
+    found: dict[ModelSpec, list[Candidate]] = {}
+    postponed: list[tuple[int, ModelSpec]] = []
+
+    def visit(spec: ModelSpec) -> None:
         known = table.get(_key(spec), [])
         if not bench.complete(known):
             if time.monotonic() - start > seconds:
-                continue
+                return
             known = bench.time(spec)
             table[_key(spec)] = known
             if cache:
                 bench.save(table)
-        judged = [replace(c, spec=spec).held_against(budget) for c in known]
-        found += judged
+        found[spec] = [replace(c, spec=spec).held_against(budget) for c in known]
         if progress is not None:
-            progress(done, len(specs), judged)
-    return found
+            progress(len(found), len(specs), found[spec])
+
+    for spec in specs:
+        macs = 0 if bench.complete(table.get(_key(spec), [])) else bench.macs(spec)
+        if bench.ideal_ms(macs) > (budget.ms or np.inf):
+            postponed.append((macs, spec))
+        else:
+            visit(spec)
+    for _, spec in sorted(postponed, key=lambda entry: entry[0]):
+        visit(spec)
+    return [c for spec in specs for c in found.get(spec, [])]
 
 
 def _key(spec: ModelSpec) -> str:
@@ -164,21 +177,6 @@ def _from_profile(spec: ModelSpec, profile: DeviceProfile) -> Iterator[Candidate
                 spec, precision, row.latency, row.params, row.macs, row.file_mb, row.memory_mb,
                 fits=False, why="",
             )  # fmt: skip
-
-
-def _likely_first(
-    specs: Sequence[ModelSpec], budget: Budget, bench: _Bench, table: Mapping[str, Any]
-) -> list[ModelSpec]:
-    """The given order, but networks that even at the machine's peak break the budget go last."""
-    if budget.ms is None or all(_key(s) in table for s in specs):
-        return list(specs)
-    peak = machine().peak(bench.threads).int8
-
-    def hopeless(spec: ModelSpec) -> bool:
-        ideal_ms = 2 * bench.macs(spec) / (peak * 1e9) * 1e3
-        return ideal_ms > (budget.ms or 0.0)
-
-    return sorted(specs, key=hopeless)
 
 
 @dataclass
@@ -233,6 +231,10 @@ class _Bench:
         """Multiply-adds of one image."""
         network = spec.create(self.num_classes, self.channels, load=False)
         return cost(network, spec.size, self.channels).macs
+
+    def ideal_ms(self, macs: int) -> float:
+        """What no file of so many multiply-adds can beat: all of them at the INT8 peak."""
+        return 2 * macs / (machine().peak(self.threads).int8 * 1e9) * 1e3 if macs else 0.0
 
     def time(self, spec: ModelSpec) -> list[Candidate]:
         """FP32 and, unless hopeless, INT8; one row with the reason when it cannot be exported."""

@@ -20,8 +20,8 @@ _OURS = ("sinet_small", "sinet_tiny", "sinet_base", "minspnet_small", "minspnet_
 # mobile networks, then those with attention (docs/decisions.md).
 _PEERS = (
     "tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2",
-    "mobilenetv4_conv_small", "hgnetv2_b0", "mobilenetv1_100", "resnet18", "mobilenetv4_conv_medium",
-    "mobilenetv3_large_100", "resnet10t", "mobilenetv1_125", "hgnetv2_b1", "repvit_m0_9",
+    "mobilenetv4_conv_small", "hgnetv2_b0", "mobilenetv1_100", "resnet18",
+    "mobilenetv4_conv_medium", "mobilenetv3_large_100", "resnet10t", "mobilenetv1_125", "hgnetv2_b1", "repvit_m0_9",
     "levit_conv_192", "lcnet_100", "starnet_s1", "mobilenetv3_small_100", "regnetx_004",
     "hgnetv2_b2", "convnext_atto", "regnety_004", "resnet34", "levit_conv_256", "repvit_m1_1",
     "vit_tiny_patch16_224", "mobilenetv4_conv_small_050", "regnety_008", "convnext_femto",
@@ -67,13 +67,17 @@ def _photo_sizes(image_size: int) -> tuple[int, ...]:
 
 
 def _ours(image_size: int, sizes: tuple[int, ...]) -> Iterator[ModelSpec]:
+    """Ours on photos at two sizes; on small images at their own, with and without a fine start."""
     for name in _OURS:
         if image_size > SMALL_IMAGE:
             yield from (ModelSpec(name, size) for size in sizes[:2])
-        elif name.startswith("sinet"):
-            yield ModelSpec(name, max(image_size, 24), {"stem_stride": 1})
+        elif not name.startswith("sinet"):
+            yield ModelSpec(name, 64)
         else:
-            yield ModelSpec(name, max(image_size, 64))
+            size = max(image_size, 24)
+            yield ModelSpec(name, size, {"stem_stride": 1})
+            if size <= 40:
+                yield ModelSpec(name, size, {"stem_stride": 1, "strides": [1, 2, 2, 2]})
 
 
 def _fit(name: str, size: int) -> int:

@@ -3,41 +3,76 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sinet.data.cache import ImageCache
-from sinet.data.dataset import ImageDataset
-from sinet.data.preprocess import Preprocess, PreprocessModule
+from sinet.data.cache import EvalImages, ImageCache
+from sinet.data.dataset import ImageDataset, Split
+from sinet.data.preprocess import Preprocess
 from sinet.data.transforms import BatchAugment
-from sinet.training.loader import Source, derived_seed
+from sinet.training.loader import derived_seed
 from sinet.training.optimizer import build_optimizer, build_schedule, fixed_norms, image_size
 from sinet.training.recipe import Recipe
 
-Images = Tensor | list[Tensor]
-Batch = tuple[Images, Tensor]
+Batch = tuple[Tensor, Tensor]
+
+# The decoded images of the last training on each split: a search trains many networks on one.
+_decoded: WeakKeyDictionary[Split, tuple[Any, ImageCache | EvalImages]] = WeakKeyDictionary()
 
 
-class CachedImages:
-    """Decoded images of a split with their targets, fetched a batch at a time."""
+class TrainImages:
+    """Images to learn from, as `BatchAugment` wants them, and their labels."""
 
-    def __init__(self, cache: ImageCache, targets: np.ndarray[Any, Any]) -> None:
-        self.cache = cache
-        self.targets = torch.as_tensor(targets)
+    def __init__(self, split: Split, recipe: Recipe, preprocess: Preprocess) -> None:
+        size, channels, crop, scale = (
+            preprocess.size,
+            preprocess.channels,
+            recipe.crop,
+            recipe.crop_scale,
+        )
+        self.cache: ImageCache = _once(
+            split,
+            (size, channels, crop, scale),
+            lambda: ImageCache(split, size, channels, crop=crop, crop_scale=scale),
+        )
+        self.seed = recipe.seed
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.cache)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """Images, uint8 (B, C, H, W) or a list where sizes differ, and their targets."""
-        return self.cache.batch(indices), self.targets[indices]
+        """A batch; where images differ in size, its random crops follow from seed and images."""
+        draws = torch.Generator().manual_seed(derived_seed(self.seed, *indices[:8]))
+        return self.cache.batch(indices, generator=draws), self.cache.labels[indices]
 
 
-class ImageTask(pl.LightningModule, ABC):
+class ValImages:
+    """Images to validate on: float32 (B, C, size, size) as the network sees them, and labels."""
+
+    def __init__(self, split: Split, preprocess: Preprocess) -> None:
+        self.images: EvalImages = _once(split, preprocess, lambda: EvalImages(split, preprocess))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A batch."""
+        return self.images.batch(indices), self.images.labels[indices]
+
+
+def _once(split: Split, key: Any, decode: Callable[[], Any]) -> Any:
+    if split not in _decoded or _decoded[split][0] != key:
+        _decoded[split] = key, decode()
+    return _decoded[split][1]
+
+
+class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
     """A network that learns from images.
 
     Args:
@@ -59,8 +94,7 @@ class ImageTask(pl.LightningModule, ABC):
         self.network = network
         self.data, self.recipe, self.preprocess = data, recipe, preprocess
         self.total_steps = 1
-        self.augment = BatchAugment(recipe, preprocess)
-        self.prepare = PreprocessModule(preprocess)
+        self._augment = BatchAugment(recipe, preprocess)
         cfg: Any = getattr(network, "pretrained_cfg", None) or {}
         self._any_size = not cfg.get("fixed_input_size", False)
 
@@ -77,8 +111,8 @@ class ImageTask(pl.LightningModule, ABC):
         """The metrics over the batches since the last call (all processes together)."""
 
     @abstractmethod
-    def predict(self, images: Images) -> list[Any]:
-        """Typed results, one per image."""
+    def predict(self, images: Tensor) -> list[Any]:
+        """Typed results, one per network input of float32 (B, C, size, size)."""
 
     @abstractmethod
     def output_names(self) -> list[str]:
@@ -89,20 +123,18 @@ class ImageTask(pl.LightningModule, ABC):
         size = self.preprocess.size
         return torch.zeros(1, self.preprocess.channels, size, size, device=self.device)
 
-    def mix(self, images: Tensor, targets: Any) -> tuple[Tensor, Any]:
-        """Blend the images of a batch with one another; a task that can overrides this."""
-        return images, targets
-
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one augmented batch; all randomness follows from (seed, step, process)."""
         rank = 0 if self._trainer is None else self.global_rank
-        seed = derived_seed(self.recipe.seed, self.global_step, rank)
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002  timm's mixup draws from the global generator
-        images, targets = batch
+        torch.manual_seed(derived_seed(self.recipe.seed, self.global_step, rank))
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            images, targets = self.mix(self.augment(images, self.train_size()), targets)
+            images, targets = self.augment(batch, self.train_size())
         return self.loss(self.network(self.ordered(images)), targets)
+
+    def augment(self, batch: Any, size: int) -> tuple[Tensor, Any]:
+        """Network input float32 (B, C, size, size), and the targets (here: as they are)."""
+        images, targets = batch
+        return self._augment(images, size), targets
 
     def train_size(self) -> int:
         """Image size of the current step, pixels."""
@@ -116,27 +148,24 @@ class ImageTask(pl.LightningModule, ABC):
         order = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=order)
 
-    def prepared(self, images: Images) -> Tensor:
-        """Network input (B, C, size, size) exactly as it will be once deployed."""
-        groups = [images] if isinstance(images, Tensor) else [image[None] for image in images]
-        ready = [self.prepare(group.permute(0, 2, 3, 1)) for group in groups]
-        return self.ordered(torch.cat(ready))
-
-    def outputs(self, images: Images) -> Tensor:
-        """The network's outputs for uint8 images, with test-time mirroring if the recipe asks."""
-        ready = self.prepared(images)
+    def outputs(self, images: Tensor) -> Tensor:
+        """The network's outputs for its inputs, with test-time mirroring if the recipe asks."""
+        ready = self.ordered(images)
         outputs: Tensor = self.network(ready)
         if self.recipe.tta and self.recipe.flip == "horizontal":
             outputs = (outputs + self.network(ready.flip(-1))) / 2
         return outputs.float()
 
-    def source(self, split: str, limit: int | None = None) -> Source:
-        """The decoded images of a split, or the first `limit` of them."""
-        images = self.data.splits[split]
+    def train_source(self, limit: int | None = None) -> TrainImages:
+        """The training images, or the first `limit` of them."""
+        split = self.data.train
         if limit is not None:
-            images = images.subset(np.arange(min(limit, len(images))))
-        cache = ImageCache.build(images, self.preprocess)
-        return CachedImages(cache, images.labels)
+            split = split.subset(np.arange(min(limit, len(split))))
+        return TrainImages(split, self.recipe, self.preprocess)
+
+    def val_source(self) -> ValImages:
+        """The validation images."""
+        return ValImages(self.data.val, self.preprocess)
 
     def train(self, mode: bool = True) -> ImageTask:
         """Training mode, with frozen BatchNorms left in evaluation mode."""

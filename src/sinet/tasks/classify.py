@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from timm.data.mixup import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -16,10 +14,11 @@ from torchmetrics.classification import (
     MultilabelAveragePrecision,
     MultilabelF1Score,
 )
+from torchvision.transforms import v2
 
 from sinet.data.dataset import ImageDataset
 from sinet.data.preprocess import Preprocess
-from sinet.tasks.base import Batch, Images, ImageTask
+from sinet.tasks.base import Batch, ImageTask
 from sinet.training.recipe import Recipe
 
 
@@ -52,15 +51,18 @@ class Classify(ImageTask):
         super().__init__(network, data, recipe, preprocess)
         self.multilabel = data.multilabel
         self.monitor = "val/map" if self.multilabel else "val/top1"
-        self.mixer = _mixer(recipe, len(data.classes), self.multilabel)
+        self.mixers = _mixers(recipe, len(data.classes))
         self.scores = MetricCollection(_scores(len(data.classes), self.multilabel))
         self.mean_loss = MeanMetric()
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup or cutmix with soft targets; a batch of odd size has no pairs and stays as is."""
-        if self.mixer is None or len(images) % 2:
+    def augment(self, batch: Batch, size: int) -> tuple[Tensor, Tensor]:
+        """Augmented images, and targets that are soft where images are blended."""
+        images, targets = super().augment(batch, size)
+        mixers = self.mixers
+        if not mixers or len(images) < 2 or torch.rand(()) >= self.recipe.mix_prob:
             return images, targets
-        mixed: tuple[Tensor, Tensor] = self.mixer(images, targets)
+        mixer = mixers[int(torch.randint(len(mixers), ()))]
+        mixed: tuple[Tensor, Tensor] = mixer(images, targets)
         return mixed
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -91,8 +93,8 @@ class Classify(ImageTask):
         return {name: float(value) for name, value in values.items()}
 
     @torch.inference_mode()
-    def predict(self, images: Images) -> list[Classification]:
-        """The classes of uint8 images (B, C, H, W), or of a list of images of different sizes."""
+    def predict(self, images: Tensor) -> list[Classification]:
+        """The classes of network inputs, float32 (B, C, size, size)."""
         outputs = self.outputs(images)
         probabilities = outputs.sigmoid() if self.multilabel else outputs.softmax(1)
         return [self._named(row) for row in probabilities.cpu()]
@@ -114,17 +116,10 @@ class Classify(ImageTask):
         )
 
 
-def _mixer(recipe: Recipe, classes: int, multilabel: bool) -> Any:
-    if not (recipe.mixup or recipe.cutmix) or not recipe.mix_prob:
-        return None
-    return Mixup(
-        mixup_alpha=recipe.mixup,
-        cutmix_alpha=recipe.cutmix,
-        prob=recipe.mix_prob,
-        label_smoothing=0.0,  # the loss smooths, mixed targets or not
-        num_classes=classes,
-        **({"multi_label": True} if multilabel else {}),
-    )
+def _mixers(recipe: Recipe, classes: int) -> list[nn.Module]:
+    """MixUp and CutMix as the recipe has them; one is drawn for a batch."""
+    kinds = ((v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix))
+    return [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
 
 
 def _scores(classes: int, multilabel: bool) -> dict[str, Metric]:

@@ -62,7 +62,7 @@ def coerce(name: str, value: Any, kind: type) -> Any:
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise _wrong(name, value, kind)
     return value
 

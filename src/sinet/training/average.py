@@ -20,7 +20,7 @@ def moving_average(network: nn.Module, recipe: Recipe) -> ModelEmaV3:
     return ModelEmaV3(network, decay=recipe.ema, use_warmup=True)
 
 
-class Average(pl.Callback):
+class Average(pl.Callback):  # type: ignore[misc]
     """Keeps the moving average of `task.network`, in the checkpoint too."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -32,7 +32,8 @@ class Average(pl.Callback):
     def network(self) -> nn.Module:
         """The averaged network, in evaluation mode."""
         assert self.ema is not None, "the average exists once training has started"
-        return self.ema.module
+        network: nn.Module = self.ema.module
+        return network
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Copy the weights (they are on their device by now), or those of the checkpoint."""

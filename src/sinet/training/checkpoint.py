@@ -1,4 +1,4 @@
-"""The checkpoint of a run: whole or absent, plain values only, saved when a person stops the run."""
+"""The checkpoint of a run: whole or absent, plain values only, saved when the run is stopped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
     """The run was stopped from outside; its checkpoint is saved and the same command resumes it."""
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
+class AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
     """Writes beside the old checkpoint and renames, so that a kill leaves one that is whole."""
 
     def save_checkpoint(
@@ -85,7 +85,7 @@ def difference(saved: dict[str, Any], now: dict[str, Any], keys: list[str]) -> s
     return ", ".join(words)
 
 
-class Keeper(pl.Callback):
+class Keeper(pl.Callback):  # type: ignore[misc]
     """Saves `last.ckpt` every epoch, every two minutes, and when the run is interrupted."""
 
     def __init__(

@@ -21,7 +21,7 @@ from sinet.training.checkpoint import refuse_nonfinite
 _VALIDATIONS = 10
 
 
-class Journal(pl.Callback):
+class Journal(pl.Callback):  # type: ignore[misc]
     """Validates at most ten times, and writes a row at each validation and each end of an epoch.
 
     The rows are part of the checkpoint, so that a resumed run has the curve of one that was never
@@ -104,7 +104,7 @@ class Journal(pl.Callback):
 def as_csv(rows: list[dict[str, float]]) -> str:
     """The rows as CSV; a metric that a row lacks is left empty."""
     names = ["epoch", "step", "lr", "train/loss"]
-    names += sorted({key for row in rows for key in row} - {*names, "seconds"}) + ["seconds"]
+    names += [*sorted({key for row in rows for key in row} - {*names, "seconds"}), "seconds"]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
@@ -112,7 +112,7 @@ def as_csv(rows: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-class Display(pl.Callback):
+class Display(pl.Callback):  # type: ignore[misc]
     """A progress bar with the time left; where the output is no terminal, one line per row."""
 
     def __init__(self, journal: Journal) -> None:

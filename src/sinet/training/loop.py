@@ -146,7 +146,7 @@ class _Run:
     ) -> None:
         self.task, self.recipe, self.out = task, recipe, out
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        source, val_source = task.source("train"), task.source("val")
+        source, val_source = task.train_source(), task.val_source()
         order = Order(len(source), recipe.batch_size, recipe.epochs, recipe.seed, rank, world)
         task.total_steps = order.steps
         self.order = order
@@ -166,7 +166,11 @@ class _Run:
         average = [self.average] if self.average else []
         # In this order: the average is what is validated, and the checkpoint has all of it.
         self.callbacks: list[pl.Callback] = [
-            *average, self.journal, *display, self.keeper, self.finish
+            *average,
+            self.journal,
+            *display,
+            self.keeper,
+            self.finish,
         ]
 
     def validate(self) -> dict[str, float]:
@@ -198,7 +202,7 @@ class _Run:
         )
 
 
-class _Finish(pl.Callback):
+class _Finish(pl.Callback):  # type: ignore[misc]
     """When the last step is done: validate, and take the weights that are kept."""
 
     def __init__(self, journal: Journal, average: Average | None, steps: int) -> None:
@@ -236,7 +240,7 @@ def build_network(
         _log.warning("%s has no %s: trained without", spec.name, " and ".join(rates))
     freeze(network, recipe.freeze)
     if recipe.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     return network
 
 
@@ -255,9 +259,7 @@ def describe_run(
     return plain
 
 
-def make_trainer(
-    recipe: Recipe, out: Path, device: str, strategy: str, run: _Run
-) -> pl.Trainer:
+def make_trainer(recipe: Recipe, out: Path, device: str, strategy: str, run: _Run) -> pl.Trainer:
     """Lightning's Trainer for this device and, under torchrun, these processes."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
@@ -348,7 +350,7 @@ def step_seconds(
     learner.train()
     optimizer = build_optimizer(learner.network, recipe)
     average = moving_average(learner.network, recipe) if recipe.ema else None
-    source = learner.source("train", limit=recipe.batch_size)
+    source = learner.train_source(limit=recipe.batch_size)
     batch = source.__getitems__(list(range(len(source))))
     batch = learner.transfer_batch_to_device(batch, learner.device, 0)
     seconds = []

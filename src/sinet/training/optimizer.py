@@ -64,7 +64,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         options["fused"] = True
     if recipe.optimizer == "adamw":
         options["betas"] = (recipe.momentum, 0.999)
-    return create_optimizer_v2(
+    optimizer: Optimizer = create_optimizer_v2(
         network,
         "nesterov" if recipe.optimizer == "sgd" else recipe.optimizer,
         lr=recipe.lr,
@@ -73,6 +73,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
         **options,
     )
+    return optimizer
 
 
 def lr_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:

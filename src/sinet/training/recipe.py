@@ -72,7 +72,7 @@ class Recipe:
     flip: str = "horizontal"
     """`horizontal`, or `none` for what must not be mirrored (digits, text)."""
     crop: str = "pad"
-    """`resized` (random area and aspect), `pad` (shift by up to an eighth of the size) or `none`."""
+    """`resized` (random area and aspect), `pad` (shift by up to an eighth) or `none`."""
     crop_scale: float = 0.35
     """Smallest area that `resized` cuts, as a share of the image."""
     dropout: float = 0.0

@@ -44,9 +44,8 @@ def read(root: Path) -> ImageDataset:
         found[split] = Found(items, labels, [Path(p).relative_to(root).as_posix() for p in items])  # type: ignore[arg-type]
     notes = []
     if ignored:
-        kinds = ", ".join(
-            f"{n} {suffix or 'without ending'}" for suffix, n in ignored.most_common(5)
-        )
+        common = ignored.most_common(5)
+        kinds = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in common)
         notes.append(f"files that are not images by their ending are ignored: {kinds}")
     return assemble(root, FORMAT, found, {name: name for name in names}, notes=notes)
 

@@ -1,0 +1,307 @@
+"""Spend the training minutes where they pay: successive halving over what keeps the budget.
+
+A prior ranks the candidates; the first few train for a small share of the minutes, the better half
+goes on, the winner gets what is left, at least 60%, starting from the weights it has. Nothing here
+knows how training works: the caller gives two functions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from sinet.errors import BudgetError
+from sinet.files import read_json, write_json
+from sinet.models.spec import ModelSpec
+from sinet.search.candidates import Candidate
+
+RUNG_SHARE = 0.07
+"""Minutes of one trial in the first rung, as a share of all."""
+FINAL_SHARE = 0.62
+"""The least share of the minutes that the winner gets at the end."""
+SAFETY = 0.9
+"""Planned share of a trial's time; the rest is for validation, checkpoints and a noisy machine."""
+FEWEST_MINUTES = 0.5
+"""A trial shorter than this says nothing, so fewer candidates are tried instead."""
+ENOUGH_EPOCHS = {"scratch": 10.0, "pretrained": 2.5}
+"""Passes over the data after which a network's size, not its training, limits it."""
+
+
+class Result(Protocol):
+    """What a trainer returns; `sinet.training.Trained` is one."""
+
+    metrics: dict[str, float]
+    seconds: float
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training to be done.
+
+    Attributes:
+        candidate: what to train.
+        rung: 0 for the first round; the last rung is the winner's.
+        epochs: passes over the data that fit into `minutes`.
+        minutes: time it may take.
+        init: folder of an earlier trial of the same network, or None.
+        final: whether this is the winner's training.
+    """
+
+    candidate: Candidate
+    rung: int
+    epochs: float
+    minutes: float
+    init: Path | None
+    final: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training done, as trials.json keeps it.
+
+    `kept` says whether its network went on to the next rung; the final trial is kept.
+    """
+
+    label: str
+    spec: dict[str, Any]
+    precision: str
+    rung: int
+    minutes: float
+    epochs: float
+    metrics: dict[str, float]
+    init: str
+    latency_ms: float | None
+    folder: str
+    kept: bool
+    final: bool
+
+    @property
+    def score(self) -> float:
+        """Validation metric that ranks the trials: top-1, or mean average precision."""
+        return self.metrics.get("val/top1", self.metrics.get("val/map", float("-inf")))
+
+
+@dataclass(frozen=True)
+class Search:
+    """The outcome: every trial, and the winning candidate with the folder of its last training."""
+
+    trials: tuple[Trial, ...]
+    winner: Candidate
+    folder: Path
+
+
+def per_network(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """One fitting candidate a network, in the order given: the faster precision if both fit."""
+    best: dict[ModelSpec, Candidate] = {}
+    for c in candidates:
+        if not c.fits or c.latency is None:
+            continue
+        other = best.get(c.spec)
+        if other is None or other.latency is None or c.latency.median_ms < other.latency.median_ms:
+            best[c.spec] = c
+    return list(best.values())
+
+
+def prior(candidate: Candidate, epochs: float, int8_only: bool = False) -> float:
+    """Expected rank of a network before training; larger is better, only the order matters.
+
+    Capacity (the logarithm of multiply-adds) counts as far as it can be trained: the share of
+    `ENOUGH_EPOCHS` that the minutes afford enters as a penalty that grows fast below a half.
+    Pretrained weights are worth a tenfold of capacity on photos. A network that keeps the budget
+    only in INT8 may yet fail the gate, which costs a little.
+
+    Args:
+        candidate: a network that fits.
+        epochs: passes over the data that the winner's share of the minutes affords.
+        int8_only: whether its FP32 file breaks the budget.
+    """
+    pretrained = candidate.spec.weights is not None
+    enough = ENOUGH_EPOCHS["pretrained" if pretrained else "scratch"]
+    trained = min(1.0, epochs / enough)
+    capacity = math.log10(max(candidate.macs, 1))
+    return capacity + pretrained - 4.0 * (1.0 - trained) ** 2 - 0.1 * int8_only
+
+
+def successive_halving(
+    candidates: Sequence[Candidate],
+    trainer: Callable[[Job], Result],
+    minutes: float,
+    *,
+    epoch_seconds: Callable[[Candidate], float],
+    trials_path: Path,
+    most: int = 4,
+    looks: int = 8,
+    clock: Callable[[], float] = time.monotonic,
+    on_trial: Callable[[Trial], None] | None = None,
+) -> Search:
+    """Find and train the best candidate within the minutes.
+
+    Trials that `trials_path` already holds are not repeated; their minutes count as spent.
+
+    Args:
+        candidates: timed; those that do not fit are passed over.
+        trainer: runs a job to its end; given the same job again it resumes.
+        minutes: for everything here, the measuring of `epoch_seconds` included.
+        epoch_seconds: seconds of one pass over the training data; called for at most `looks`.
+        trials_path: where the trials are kept, trials.json.
+        most: networks in the first rung.
+        looks: networks whose training speed is measured.
+        clock: seconds, monotonic.
+        on_trial: told of each finished trial.
+
+    Raises:
+        BudgetError: no candidate fits.
+    """
+    fitting = per_network(candidates)
+    if not fitting:
+        raise BudgetError("no candidate keeps the budget; allow more or give a smaller image size")
+    run = _Run(trainer, minutes, trials_path, clock, on_trial)
+    fp32 = {c.spec for c in candidates if c.fits and c.precision == "fp32"}
+    pool = _rank(fitting, fp32, minutes, epoch_seconds, looks, run)
+    width = _width(minutes, min(most, len(pool)))
+    alive, rung = pool[:width], 0
+    while len(alive) > 1:
+        share = minutes * RUNG_SHARE * 2**rung
+        done = [(run.train(c, rung, share), c) for c in alive]
+        best = sorted(done, key=lambda pair: -pair[0].score)
+        alive = [c for _, c in best[: len(alive) // 2]]
+        run.keep(rung, {c.spec for c in alive})
+        rung += 1
+    left = max(run.left(), minutes * FINAL_SHARE * 0.1)
+    last = run.train(alive[0], rung, left, final=True)
+    return Search(tuple(run.trials), alive[0], Path(last.folder))
+
+
+def _width(minutes: float, most: int) -> int:
+    """Networks in the first rung: a power of two that leaves the winner its share."""
+    width = 1
+    while width * 2 <= most and _tried(width * 2) <= 1 - FINAL_SHARE + 1e-9:
+        if minutes * RUNG_SHARE < FEWEST_MINUTES:
+            break
+        width *= 2
+    return width
+
+
+def _tried(width: int) -> float:
+    """Share of the minutes that all rungs before the winner's take, starting with `width`."""
+    share, rung = 0.0, 0
+    while width > 1:
+        share += width * RUNG_SHARE * 2**rung
+        width, rung = width // 2, rung + 1
+    return share
+
+
+def _rank(
+    fitting: Sequence[Candidate],
+    fp32: set[ModelSpec],
+    minutes: float,
+    epoch_seconds: Callable[[Candidate], float],
+    looks: int,
+    run: _Run,
+) -> list[Candidate]:
+    """The most promising networks by measured training speed, best first."""
+    # Training speed costs seconds a network to measure, so only those are looked at that could win:
+    # half by capacity among the pretrained, the rest by capacity among all, and the smallest.
+    by_size = sorted(fitting, key=lambda c: (c.spec.weights is None, -c.macs))
+    seconds: dict[ModelSpec, float] = {}
+    for c in _spread(by_size, min(looks, _looks_for(minutes, looks))):
+        seconds[c.spec] = run.known_seconds(c) or epoch_seconds(c)
+    run.seconds |= seconds
+    affordable = minutes * 60 * FINAL_SHARE * SAFETY
+    looked = [c for c in by_size if c.spec in seconds]
+    return sorted(
+        looked,
+        key=lambda c: -prior(c, affordable / seconds[c.spec], c.spec not in fp32),
+    )
+
+
+def _looks_for(minutes: float, looks: int) -> int:
+    """Fewer looks when minutes are few: a look takes some seconds."""
+    return max(2, min(looks, int(minutes)))
+
+
+def _spread(ordered: Sequence[Candidate], count: int) -> list[Candidate]:
+    """`count` of them, evenly over the order, both ends included."""
+    if len(ordered) <= count:
+        return list(ordered)
+    steps = [round(i * (len(ordered) - 1) / (count - 1)) for i in range(count)]
+    return [ordered[i] for i in steps]
+
+
+class _Run:
+    """Runs trials, keeps them on disk, keeps the time."""
+
+    def __init__(
+        self,
+        trainer: Callable[[Job], Result],
+        minutes: float,
+        path: Path,
+        clock: Callable[[], float],
+        on_trial: Callable[[Trial], None] | None,
+    ) -> None:
+        self.trainer, self.minutes, self.path = trainer, minutes, path
+        self.clock, self.on_trial = clock, on_trial
+        stored: Sequence[Mapping[str, Any]] = read_json(path) if path.is_file() else []
+        self.trials = [Trial(**values) for values in stored]
+        self.before = sum(t.minutes for t in self.trials)
+        self.start = clock()
+        self.seconds: dict[ModelSpec, float] = {}
+
+    def left(self) -> float:
+        """Minutes not yet spent, earlier runs of the same search counted in."""
+        return self.minutes - self.before - (self.clock() - self.start) / 60
+
+    def known_seconds(self, candidate: Candidate) -> float | None:
+        """Seconds an epoch took in a trial that is on record."""
+        spec = candidate.spec.to_dict()
+        times = [t.minutes * 60 / t.epochs for t in self.trials if t.spec == spec and t.epochs > 0]
+        return times[-1] if times else None
+
+    def train(self, candidate: Candidate, rung: int, minutes: float, final: bool = False) -> Trial:
+        """Train for so many minutes, or read the trial if it is on record."""
+        spec = candidate.spec.to_dict()
+        earlier = [t for t in self.trials if t.spec == spec]
+        for trial in earlier:
+            if trial.rung == rung:
+                return trial
+        epoch = self.known_seconds(candidate) or self.seconds[candidate.spec]
+        epochs = max(minutes * 60 * SAFETY / epoch, 1e-3)
+        init = Path(earlier[-1].folder) if earlier else None
+        job = Job(candidate, rung, epochs, minutes, init, final)
+        before = self.clock()
+        result = self.trainer(job)
+        trial = Trial(
+            label=candidate.spec.label,
+            spec=spec,
+            precision=candidate.precision,
+            rung=rung,
+            minutes=(self.clock() - before) / 60,
+            epochs=epochs,
+            metrics=dict(result.metrics),
+            init=earlier[-1].label if earlier else (candidate.spec.weights or "scratch"),
+            latency_ms=candidate.latency.median_ms if candidate.latency else None,
+            folder=str(result.folder),
+            kept=final,
+            final=final,
+        )
+        self.trials.append(trial)
+        self._save()
+        if self.on_trial is not None:
+            self.on_trial(trial)
+        return trial
+
+    def keep(self, rung: int, specs: set[ModelSpec]) -> None:
+        """Mark which trials of a rung went on."""
+        labels = [s.to_dict() for s in specs]
+        self.trials = [
+            replace(t, kept=t.spec in labels) if t.rung == rung else t for t in self.trials
+        ]
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self.path, [asdict(t) for t in self.trials])
