@@ -221,7 +221,7 @@ def _leave_out_empty_classes(data: ImageDataset) -> None:
     if len(keep) == data.num_classes:
         return
     data.empty_classes = [data.classes[i] for i in np.flatnonzero(counts == 0)]
-    data.notes.append(f"classes without an image are left out: {_listed(data.empty_classes)}")
+    data.notes.append(f"classes without an image are left out: {listed(data.empty_classes)}")
     data.classes = [data.classes[i] for i in keep]
     data.class_ids = [data.class_ids[i] for i in keep]
     for split in data.splits.values():
@@ -249,7 +249,7 @@ def _check_splits(data: ImageDataset) -> None:
         if extra.any():
             absent = [data.classes[i] for i in np.flatnonzero(extra)]
             raise DataError(
-                f"{data.root}: classes in {name} without a training image: {_listed(absent)}; add "
+                f"{data.root}: classes in {name} without a training image: {listed(absent)}; add "
                 f"training images of them, or take them out of {name}"
             )
 
@@ -290,6 +290,7 @@ def _all_grey(split: Split, sample: int = 64) -> bool:
     return True
 
 
-def _listed(names: Sequence[str], limit: int = 10) -> str:
+def listed(names: Sequence[str], limit: int = 10) -> str:
+    """The first names in quotes, and how many there are in all."""
     more = f" ... ({len(names)} in all)" if len(names) > limit else ""
     return ", ".join(repr(name) for name in names[:limit]) + more

@@ -1,6 +1,6 @@
 """Any picture file -> uint8 pixels as a person would see them; Pillow and numpy only.
 
-`read_image` and its three small helpers stand alone on purpose: the `run.py` of a ship folder
+`read_image` and its small helpers stand alone on purpose: the `run.py` of a ship folder
 repeats them, so that the shipped model sees the pixels that it was trained on.
 """
 
@@ -69,7 +69,7 @@ def read_image(
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, not {channels}")
     try:
-        image = _open(source)
+        image = opened(source)
         if at_least is not None and min(image.size) > at_least:
             scale = at_least / min(image.size)
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
@@ -79,7 +79,8 @@ def read_image(
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _open(source: str | Path | bytes | npt.NDArray[np.generic]) -> Image.Image:
+def opened(source: str | Path | bytes | npt.NDArray[np.generic]) -> Image.Image:
+    """A Pillow image with its header read; the content decides the format, not the name."""
     if isinstance(source, bytes):
         return Image.open(io.BytesIO(source), formats=FORMATS)
     if not isinstance(source, np.ndarray):

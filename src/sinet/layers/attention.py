@@ -48,7 +48,7 @@ class SmallAttention(nn.Module):
     def __init__(
         self,
         dim: int,
-        ratio: float = 0.5,
+        ratio: float = 0.25,
         window: int = 16,
         norm_layer: NormLayer = nn.BatchNorm2d,
     ) -> None:

@@ -24,6 +24,7 @@ from timm.layers import (
     DropPath,
     NormMlpClassifierHead,
     calculate_drop_path_rates,
+    create_act_layer,
     create_attn,
     get_act_layer,
 )
@@ -50,7 +51,7 @@ class SeparableBlock(nn.Module):
         super().__init__()
         self.dw = ConvNorm(in_chs, in_chs, kernel_size, stride, groups=in_chs)
         self.pw = ConvNorm(in_chs, out_chs)
-        self.act = act()
+        self.act = create_act_layer(act, inplace=True)
         self.attn = create_attn(attn, out_chs) or nn.Identity()
         self.shortcut = (
             nn.Identity()
@@ -61,7 +62,9 @@ class SeparableBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Filter, mix, reweigh, add."""
         y = self.pw(self.act(self.dw(x)))
-        return self.act(self.attn(y) + self.shortcut(x))  # type: ignore[no-any-return]
+        y = self.attn(y) + self.shortcut(x)
+        out: torch.Tensor = self.act(y)
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -86,17 +89,17 @@ class Bottleneck(nn.Module):
         self.residual = in_chs == out_chs and stride == 1
         self.expand = ConvNorm(in_chs, hidden)
         self.dw = ConvNorm(hidden, hidden, kernel_size, stride, groups=hidden)
-        self.act = act()
+        self.act = create_act_layer(act, inplace=True)
         self.attn = create_attn(attn, hidden) or nn.Identity()
         self.project = ConvNorm(hidden, out_chs, zero_init=self.residual)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Widen, filter, reweigh, narrow, add."""
-        y = self.attn(self.act(self.dw(self.act(self.expand(x)))))
-        y = self.project(y)
+        y: torch.Tensor = self.act(self.dw(self.act(self.expand(x))))
+        y = self.drop_path(self.project(self.attn(y)))
         if self.residual:
-            y = x + self.drop_path(y)
+            y = x + y
         return y
 
 
@@ -110,11 +113,13 @@ class Fusion(nn.Module):
         super().__init__()
         self.down = ConvNorm(in_chs, in_chs, 3, stride, groups=in_chs)
         self.mix = ConvNorm(in_chs + skip_chs, out_chs)
-        self.act = act()
+        self.act = create_act_layer(act, inplace=True)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """Carry the shallow map down to the deep one."""
-        return self.act(self.mix(torch.cat((self.down(x), skip), 1)))  # type: ignore[no-any-return]
+        x = torch.cat((self.down(x), skip), 1)
+        out: torch.Tensor = self.act(self.mix(x))
+        return out
 
 
 class MinspnetMinimal(StagedNet):
@@ -154,7 +159,9 @@ class MinspnetMinimal(StagedNet):
         """
         super().__init__(num_classes, in_chans, drop_rate)
         act = get_act_layer(act_layer)
-        self.stem = nn.Sequential(ConvNorm(in_chans, stem_width, 3, stem_stride), act())
+        self.stem = nn.Sequential(
+            ConvNorm(in_chans, stem_width, 3, stem_stride), create_act_layer(act, inplace=True)
+        )
         blocks_a, width = [], stem_width
         for out in widths_a:
             blocks_a.append(SeparableBlock(width, out, 3, 1, attn_layer, act))
@@ -223,7 +230,9 @@ class Minspnet(StagedNet):
         """
         super().__init__(num_classes, in_chans, drop_rate)
         act = get_act_layer(act_layer)
-        self.stem = nn.Sequential(ConvNorm(in_chans, stem_width, 3, stem_stride), act())
+        self.stem = nn.Sequential(
+            ConvNorm(in_chans, stem_width, 3, stem_stride), create_act_layer(act, inplace=True)
+        )
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages: list[nn.Module] = []
         width, reduction = stem_width, stem_stride

@@ -23,6 +23,7 @@ from timm.layers import (
     DropPath,
     NormMlpClassifierHead,
     calculate_drop_path_rates,
+    create_act_layer,
     get_act_layer,
     get_norm_layer,
 )
@@ -55,7 +56,7 @@ class Block(nn.Module):
         super().__init__()
         hidden = round(dim * expansion)
         self.dw = ConvNorm(dim, dim, kernel_size, groups=dim, norm_layer=norm_layer)
-        self.act = act_layer()
+        self.act = create_act_layer(act_layer, inplace=True)
         self.pw = ConvNorm(dim, dim, norm_layer=norm_layer, zero_init=True)
         self.attn = SmallAttention(dim, norm_layer=norm_layer) if attention else nn.Identity()
         self.expand = ConvNorm(dim, hidden, norm_layer=norm_layer)
@@ -117,7 +118,7 @@ class SiNet(StagedNet):
         super().__init__(num_classes, in_chans, drop_rate)
         act, norm = get_act_layer(act_layer), get_norm_layer(norm_layer)
         stem = ConvNorm(in_chans, stem_width, 3, stem_stride, norm_layer=norm)
-        self.stem = nn.Sequential(stem, act())
+        self.stem = nn.Sequential(stem, create_act_layer(act, inplace=True))
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages: list[nn.Module] = []
         width, reduction = stem_width, stem_stride
@@ -154,15 +155,15 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "stem_width": 16, "head_width": 640,
     },
     "sinet_small": {
-        "dims": (48, 96, 192, 384), "depths": (2, 2, 5, 2), "attention": (0, 0, 1, 1),
+        "dims": (48, 96, 192, 384), "depths": (2, 2, 4, 2), "attention": (0, 0, 1, 1),
         "stem_width": 24, "head_width": 768,
     },
     "sinet_base": {
-        "dims": (64, 128, 256, 512), "depths": (3, 3, 8, 3), "attention": (0, 0, 2, 2),
+        "dims": (64, 128, 256, 512), "depths": (2, 3, 8, 2), "attention": (0, 0, 2, 2),
         "stem_width": 32, "head_width": 1024,
     },
     "sinet_large": {
-        "dims": (96, 192, 384, 768), "depths": (3, 4, 12, 3), "attention": (0, 0, 6, 3),
+        "dims": (96, 192, 384, 768), "depths": (3, 4, 14, 3), "attention": (0, 0, 6, 3),
         "stem_width": 48, "head_width": 1280,
     },
 }  # fmt: skip

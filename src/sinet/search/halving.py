@@ -8,6 +8,7 @@ knows how training works: the caller gives two functions.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,11 +17,12 @@ from typing import Any, Protocol
 
 from sinet.errors import BudgetError
 from sinet.files import read_json, write_json
+from sinet.measurement.machine import fingerprint
 from sinet.models.spec import ModelSpec
 from sinet.search.candidates import Candidate
 
-RUNG_SHARE = 0.07
-"""Minutes of one trial in the first rung, as a share of all."""
+RUNG_SHARE = 0.063
+"""Minutes of one trial before the winner's, as a share of all."""
 FINAL_SHARE = 0.62
 """The least share of the minutes that the winner gets at the end."""
 SAFETY = 0.9
@@ -141,16 +143,18 @@ def successive_halving(
 ) -> Search:
     """Find and train the best candidate within the minutes.
 
-    Trials that `trials_path` already holds are not repeated; their minutes count as spent.
+    Trials that `trials_path` already holds are not repeated; their minutes count as spent. What was
+    measured and planned lies beside it in plan.json, so that a killed search goes on with the very
+    trainings it had begun.
 
     Args:
         candidates: timed; those that do not fit are passed over.
         trainer: runs a job to its end; given the same job again it resumes.
         minutes: for everything here, the measuring of `epoch_seconds` included.
-        epoch_seconds: seconds of one pass over the training data; called for at most `looks`.
+        epoch_seconds: seconds of one pass over the training data.
         trials_path: where the trials are kept, trials.json.
         most: networks in the first rung.
-        looks: networks whose training speed is measured.
+        looks: networks whose training speed is measured, at most.
         clock: seconds, monotonic.
         on_trial: told of each finished trial.
 
@@ -162,12 +166,10 @@ def successive_halving(
         raise BudgetError("no candidate keeps the budget; allow more or give a smaller image size")
     run = _Run(trainer, minutes, trials_path, clock, on_trial)
     fp32 = {c.spec for c in candidates if c.fits and c.precision == "fp32"}
-    pool = _rank(fitting, fp32, minutes, epoch_seconds, looks, run)
-    width = _width(minutes, min(most, len(pool)))
-    alive, rung = pool[:width], 0
+    width = _width(minutes, min(most, len(fitting)))
+    alive, rung = _first_rung(fitting, fp32, width, epoch_seconds, looks, run), 0
     while len(alive) > 1:
-        share = minutes * RUNG_SHARE * 2**rung
-        done = [(run.train(c, rung, share), c) for c in alive]
+        done = [(run.train(c, rung, minutes * RUNG_SHARE), c) for c in alive]
         best = sorted(done, key=lambda pair: -pair[0].score)
         alive = [c for _, c in best[: len(alive) // 2]]
         run.keep(rung, {c.spec for c in alive})
@@ -180,57 +182,62 @@ def successive_halving(
 def _width(minutes: float, most: int) -> int:
     """Networks in the first rung: a power of two that leaves the winner its share."""
     width = 1
-    while width * 2 <= most and _tried(width * 2) <= 1 - FINAL_SHARE + 1e-9:
+    # The rungs of 2 n networks take 2 n + n + ... + 2 = 4 n - 2 trials before the winner's.
+    while width * 2 <= most and (4 * width - 2) * RUNG_SHARE <= 1 - FINAL_SHARE:
         if minutes * RUNG_SHARE < FEWEST_MINUTES:
             break
         width *= 2
     return width
 
 
-def _tried(width: int) -> float:
-    """Share of the minutes that all rungs before the winner's take, starting with `width`."""
-    share, rung = 0.0, 0
-    while width > 1:
-        share += width * RUNG_SHARE * 2**rung
-        width, rung = width // 2, rung + 1
-    return share
-
-
-def _rank(
+def _first_rung(
     fitting: Sequence[Candidate],
     fp32: set[ModelSpec],
-    minutes: float,
+    width: int,
     epoch_seconds: Callable[[Candidate], float],
     looks: int,
     run: _Run,
 ) -> list[Candidate]:
-    """The most promising networks by measured training speed, best first."""
-    # Training speed costs seconds a network to measure, so only those are looked at that could win:
-    # half by capacity among the pretrained, the rest by capacity among all, and the smallest.
-    by_size = sorted(fitting, key=lambda c: (c.spec.weights is None, -c.macs))
-    seconds: dict[ModelSpec, float] = {}
-    for c in _spread(by_size, min(looks, _looks_for(minutes, looks))):
-        seconds[c.spec] = run.known_seconds(c) or epoch_seconds(c)
-    run.seconds |= seconds
-    affordable = minutes * 60 * FINAL_SHARE * SAFETY
-    looked = [c for c in by_size if c.spec in seconds]
-    return sorted(
-        looked,
-        key=lambda c: -prior(c, affordable / seconds[c.spec], c.spec not in fp32),
-    )
+    """The `width` most promising networks, best first.
+
+    Measuring how fast a network trains takes seconds, so it is done only for those that lead the
+    ranking; the others' speed is estimated by their multiply-adds until they come to lead it.
+    """
+    affordable = run.minutes * 60 * FINAL_SHARE * SAFETY
+    per_mac: list[float] = []
+
+    def rank(c: Candidate) -> float:
+        guess = statistics.median(per_mac) * c.macs if per_mac else 0.0
+        seconds = run.seconds.get(c.spec) or guess
+        epochs = affordable / seconds if seconds else math.inf
+        return -prior(c, epochs, int8_only=c.spec not in fp32)
+
+    while True:
+        chosen = _mixed(sorted(fitting, key=rank), width)
+        unknown = [c for c in chosen if c.spec not in run.seconds]
+        if not unknown:
+            return chosen
+        if len(run.seconds) >= looks:
+            measured = [c for c in sorted(fitting, key=rank) if c.spec in run.seconds]
+            return _mixed(measured, width)
+        look = unknown[0]
+        run.look(look, epoch_seconds)
+        per_mac.append(run.seconds[look.spec] / max(look.macs, 1))
 
 
-def _looks_for(minutes: float, looks: int) -> int:
-    """Fewer looks when minutes are few: a look takes some seconds."""
-    return max(2, min(looks, int(minutes)))
+def _mixed(ranked: Sequence[Candidate], width: int) -> list[Candidate]:
+    """The first `width`; of four or more, one at least starts as the others do not.
 
-
-def _spread(ordered: Sequence[Candidate], count: int) -> list[Candidate]:
-    """`count` of them, evenly over the order, both ends included."""
-    if len(ordered) <= count:
-        return list(ordered)
-    steps = [round(i * (len(ordered) - 1) / (count - 1)) for i in range(count)]
-    return [ordered[i] for i in steps]
+    The prior may be wrong about pretrained weights on these images; one trial finds out.
+    """
+    chosen = list(ranked[:width])
+    if width < 4:
+        return chosen
+    pretrained = chosen[0].spec.weights is not None
+    if all((c.spec.weights is not None) == pretrained for c in chosen):
+        other = [c for c in ranked if (c.spec.weights is not None) != pretrained]
+        chosen[-1:] = other[:1] or chosen[-1:]
+    return chosen
 
 
 class _Run:
@@ -248,6 +255,10 @@ class _Run:
         self.clock, self.on_trial = clock, on_trial
         stored: Sequence[Mapping[str, Any]] = read_json(path) if path.is_file() else []
         self.trials = [Trial(**values) for values in stored]
+        self.plan_path = path.with_name("plan.json")
+        plan = read_json(self.plan_path) if self.plan_path.is_file() else {}
+        self.measured: dict[str, float] = plan.get("epoch_seconds", {})
+        self.planned: dict[str, list[float]] = plan.get("jobs", {})
         self.before = sum(t.minutes for t in self.trials)
         self.start = clock()
         self.seconds: dict[ModelSpec, float] = {}
@@ -256,11 +267,29 @@ class _Run:
         """Minutes not yet spent, earlier runs of the same search counted in."""
         return self.minutes - self.before - (self.clock() - self.start) / 60
 
+    def look(self, candidate: Candidate, epoch_seconds: Callable[[Candidate], float]) -> None:
+        """Measure how long a pass over the data takes, unless that is on record."""
+        key = _key(candidate.spec)
+        if key not in self.measured:
+            self.measured[key] = epoch_seconds(candidate)
+            self._save_plan()
+        self.seconds[candidate.spec] = self.measured[key]
+
     def known_seconds(self, candidate: Candidate) -> float | None:
         """Seconds an epoch took in a trial that is on record."""
         spec = candidate.spec.to_dict()
         times = [t.minutes * 60 / t.epochs for t in self.trials if t.spec == spec and t.epochs > 0]
         return times[-1] if times else None
+
+    def plan(self, candidate: Candidate, rung: int, minutes: float) -> tuple[float, float]:
+        """(epochs, minutes) of a job: as planned before, or as fits into the minutes."""
+        key = f"{_key(candidate.spec)}/{rung}"
+        if key not in self.planned:
+            epoch = self.known_seconds(candidate) or self.seconds[candidate.spec]
+            self.planned[key] = [max(minutes * 60 * SAFETY / epoch, 1e-3), minutes]
+            self._save_plan()
+        epochs, planned = self.planned[key]
+        return epochs, planned
 
     def train(self, candidate: Candidate, rung: int, minutes: float, final: bool = False) -> Trial:
         """Train for so many minutes, or read the trial if it is on record."""
@@ -269,9 +298,9 @@ class _Run:
         for trial in earlier:
             if trial.rung == rung:
                 return trial
-        epoch = self.known_seconds(candidate) or self.seconds[candidate.spec]
-        epochs = max(minutes * 60 * SAFETY / epoch, 1e-3)
+        epochs, minutes = self.plan(candidate, rung, minutes)
         init = Path(earlier[-1].folder) if earlier else None
+        begun = candidate.spec.weights or "scratch"
         job = Job(candidate, rung, epochs, minutes, init, final)
         before = self.clock()
         result = self.trainer(job)
@@ -280,10 +309,11 @@ class _Run:
             spec=spec,
             precision=candidate.precision,
             rung=rung,
-            minutes=(self.clock() - before) / 60,
+            # After a resumption the clock saw only a part of the training.
+            minutes=max(self.clock() - before, result.seconds) / 60,
             epochs=epochs,
             metrics=dict(result.metrics),
-            init=earlier[-1].label if earlier else (candidate.spec.weights or "scratch"),
+            init=f"{begun}, then rung {earlier[-1].rung}" if earlier else begun,
             latency_ms=candidate.latency.median_ms if candidate.latency else None,
             folder=str(result.folder),
             kept=final,
@@ -305,3 +335,11 @@ class _Run:
 
     def _save(self) -> None:
         write_json(self.path, [asdict(t) for t in self.trials])
+
+    def _save_plan(self) -> None:
+        plan = {"epoch_seconds": self.measured, "jobs": self.planned}
+        write_json(self.plan_path, plan)
+
+
+def _key(spec: ModelSpec) -> str:
+    return fingerprint(spec.to_dict())

@@ -21,7 +21,8 @@ _OURS = ("sinet_small", "sinet_tiny", "sinet_base", "minspnet_small", "minspnet_
 _PEERS = (
     "tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2",
     "mobilenetv4_conv_small", "hgnetv2_b0", "mobilenetv1_100", "resnet18",
-    "mobilenetv4_conv_medium", "mobilenetv3_large_100", "resnet10t", "mobilenetv1_125", "hgnetv2_b1", "repvit_m0_9",
+    "mobilenetv4_conv_medium", "mobilenetv3_large_100", "resnet10t", "mobilenetv1_125",
+    "hgnetv2_b1", "repvit_m0_9",
     "levit_conv_192", "lcnet_100", "starnet_s1", "mobilenetv3_small_100", "regnetx_004",
     "hgnetv2_b2", "convnext_atto", "regnety_004", "resnet34", "levit_conv_256", "repvit_m1_1",
     "vit_tiny_patch16_224", "mobilenetv4_conv_small_050", "regnety_008", "convnext_femto",

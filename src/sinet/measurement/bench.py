@@ -1,0 +1,175 @@
+"""Time networks and files against each other: exported, opened, run in turn (A B A B ...)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+from torch import nn
+
+import sinet.models  # noqa: F401  registers ours with timm
+from sinet.compression.quantize import quantize_onnx
+from sinet.deployment.export import export_network
+from sinet.errors import UsageError, unknown
+from sinet.measurement.cost import Cost, cost
+from sinet.measurement.latency import Latency, compare, default_threads, feed, session
+from sinet.measurement.machine import efficiency, machine
+from sinet.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One timed network or file.
+
+    Attributes:
+        name: as it was asked for, with its size.
+        latency: of one call with the whole batch.
+        cost: of one image; None for a file, whose multiply-adds nobody knows.
+        gflops: achieved GFLOP/s (2 x MACs / time); 0 without `cost`.
+        efficiency: `gflops` / the machine's measured peak for the precision.
+        file_mb: of the ONNX file, MB of 1,000,000 bytes.
+    """
+
+    name: str
+    latency: Latency
+    cost: Cost | None
+    gflops: float
+    efficiency: float
+    file_mb: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def bench(
+    names: Sequence[str],
+    *,
+    size: int | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+    precision: str = "fp32",
+    seconds: float = 5.0,
+) -> list[BenchRow]:
+    """Time registered models (random weights, fused) and .onnx files in turn in one run.
+
+    Args:
+        names: registered names, or paths of .onnx files.
+        size: input height and width, pixels; each model's own default if None.
+        threads: intra-operator threads, `default_threads()` if None.
+        batch: images a call.
+        precision: "fp32" or "int8"; files are run as they are.
+        seconds: time to spend in all.
+
+    Raises:
+        UsageError: an unknown model, a file that cannot be run, or an unknown precision.
+    """
+    networks: dict[str, tuple[nn.Module, int]] = {}
+    files: dict[str, Path] = {}
+    for name in names:
+        if name.endswith(".onnx"):
+            files[name] = Path(name)
+        else:
+            own = size or default_size(name)
+            network = ModelSpec(name, own).create(1000, load=False)
+            networks[f"{name}@{own}"] = (network, own)
+    return bench_networks(
+        networks,
+        files=files,
+        file_size=size or 224,
+        threads=threads,
+        batch=batch,
+        precisions=(precision,),
+        seconds=seconds,
+    )
+
+
+def default_size(name: str) -> int:
+    """The input size a registered model was designed for.
+
+    Raises:
+        UsageError: no such model.
+    """
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
+        raise unknown("model", name, timm.list_models())
+    return int(config.input_size[-1])
+
+
+def bench_networks(
+    networks: Mapping[str, tuple[nn.Module, int]],
+    *,
+    files: Mapping[str, Path] | None = None,
+    file_size: int = 224,
+    in_chans: int = 3,
+    threads: int | None = None,
+    batch: int = 1,
+    precisions: Sequence[str] = ("fp32",),
+    seconds: float = 5.0,
+) -> list[BenchRow]:
+    """Time networks in each precision, and files, in turn in one run without spinning threads.
+
+    Args:
+        networks: name -> (network, input size).
+        files: name -> ONNX file, run as it is.
+        file_size: height and width for files that take any.
+        in_chans: input channels of the networks.
+        threads: intra-operator threads, `default_threads()` if None.
+        batch: images a call.
+        precisions: of "fp32" and "int8"; with both, " int8" is added to the INT8 rows' names.
+        seconds: time to spend in all.
+    """
+    if unknown_ones := set(precisions) - {"fp32", "int8"}:
+        raise unknown("precision", min(unknown_ones), ("fp32", "int8"))
+    threads = threads or default_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        entries: dict[str, tuple[Path, int, Cost | None, str]] = {}
+        for i, (name, (network, size)) in enumerate(networks.items()):
+            facts = cost(network, size, in_chans)
+            made = _export(network, size, in_chans, Path(folder) / f"{i}.onnx", precisions)
+            for precision, path in made.items():
+                label = f"{name} int8" if len(precisions) > 1 and precision == "int8" else name
+                entries[label] = (path, size, facts, precision)
+        for name, path in (files or {}).items():
+            entries[name] = (path, file_size, None, "fp32")
+        runners = {n: _runner(p, s, threads, batch) for n, (p, s, _, _) in entries.items()}
+        if not runners:
+            raise UsageError("nothing to time; name a model (see `sinet models`) or an .onnx file")
+        times = compare(runners, seconds=seconds, threads=threads, batch=batch)
+        return [
+            _row(name, times[name], path, facts, precision, batch)
+            for name, (path, _, facts, precision) in entries.items()
+        ]
+
+
+def _export(
+    network: nn.Module, size: int, in_chans: int, path: Path, precisions: Sequence[str]
+) -> dict[str, Path]:
+    """Precision -> file of the bare network; random calibration, which the speed ignores."""
+    made = {"fp32": export_network(network, size, in_chans, path)}
+    if "int8" in precisions:
+        rng = np.random.default_rng(0)
+        noise = [rng.standard_normal((1, in_chans, size, size), dtype=np.float32) for _ in range(2)]
+        made["int8"] = quantize_onnx(made["fp32"], path.with_suffix(".int8.onnx"), noise)
+    return {precision: made[precision] for precision in precisions}
+
+
+def _runner(path: Path, size: int, threads: int, batch: int) -> Callable[[], Any]:
+    opened = session(path, threads)
+    inputs = feed(opened, batch, (size, size))
+    return lambda: opened.run(None, inputs)
+
+
+def _row(
+    name: str, latency: Latency, path: Path, facts: Cost | None, precision: str, batch: int
+) -> BenchRow:
+    peak = machine().peak(latency.threads)
+    best = peak.int8 if precision == "int8" else peak.f32
+    macs = facts.macs * batch if facts else 0
+    achieved, share = efficiency(macs, latency.median_ms, best)
+    return BenchRow(name, latency, facts, achieved, share, path.stat().st_size / 1e6)

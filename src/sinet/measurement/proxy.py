@@ -1,0 +1,96 @@
+"""Which of two networks learns better under the same recipe: a small, equal comparison.
+
+Not the accuracy that either reaches with all the time in the world, but whether a design pays at
+equal epochs, images, size and augmentation, over several seeds.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sinet.data.dataset import ImageDataset
+from sinet.data.preprocess import Preprocess
+from sinet.errors import UsageError
+from sinet.models.spec import ModelSpec
+from sinet.tasks import Classify
+from sinet.training.loop import train
+from sinet.training.recipe import Recipe
+
+
+def shortened(data: ImageDataset, train_images: int | None, seed: int = 0) -> ImageDataset:
+    """The same data set with fewer training images, drawn at random but always the same ones.
+
+    Args:
+        data: the data set; left as it is.
+        train_images: how many to keep; None or more than there are = all.
+        seed: of the drawing.
+    """
+    if train_images is None or train_images >= len(data.train):
+        return data
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:train_images])
+    shorter = copy.copy(data)
+    shorter.splits = {**data.splits, "train": data.train.subset(chosen)}
+    return shorter
+
+
+def equal_recipe(
+    specs: Mapping[str, ModelSpec],
+    data: ImageDataset,
+    recipe: Recipe,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    on_result: Callable[[str, int, float], None] | None = None,
+) -> dict[str, list[float]]:
+    """Train each network with each seed by the same recipe; validation top-1 in points of 100.
+
+    Called again with the same arguments it goes on where it was: finished trainings in `out` are
+    read, not repeated.
+
+    Args:
+        specs: name -> network; sizes may differ only on purpose.
+        data: the images; `val` judges.
+        recipe: for all of them; its seed is replaced by each of `seeds`.
+        out: folder for the trainings.
+        seeds: at least one.
+        on_result: told (name, seed, top-1).
+
+    Raises:
+        UsageError: multi-label data, or no seed.
+    """
+    if data.multilabel or not seeds:
+        raise UsageError("an equal-recipe comparison needs single-label data and a seed")
+    channels = data.channels
+    stats = (0.5,) * channels
+    results: dict[str, list[float]] = {name: [] for name in specs}
+    for seed in seeds:  # seeds outside: a run cut short has compared all networks on some seeds
+        for name, spec in specs.items():
+            trained = train(
+                spec,
+                data,
+                recipe.replace(seed=seed),
+                out / f"{name}-{spec.size}-{seed}",
+                preprocess=Preprocess(spec.size, channels, stats, stats),
+                task=Classify,
+                progress=False,
+            )
+            results[name].append(trained.metrics["val/top1"] * 100)
+            if on_result is not None:
+                on_result(name, seed, results[name][-1])
+    return results
+
+
+def paired_gain(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high) of the differences seed by seed; low and high are +- 2 standard errors.
+
+    With a single seed the interval is unknown and taken as 2 points either way.
+    """
+    gains = [a - b for a, b in zip(ours, theirs, strict=True)]
+    mean = statistics.fmean(gains)
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 1.0
+    return mean, mean - 2 * error, mean + 2 * error

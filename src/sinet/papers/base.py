@@ -1,0 +1,191 @@
+"""A published idea as this library holds it: its card, and a reproduction of its claims.
+
+Adding a paper is adding one file to this folder with a `CARD` and a function
+`reproduce(quick, work, data) -> list[Finding]`; `sinet papers` and `sinet reproduce` find it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import sinet.papers
+from sinet.errors import unknown
+from sinet.files import write_json
+from sinet.measurement.latency import default_threads
+from sinet.measurement.machine import machine
+from sinet.measurement.results import own_command, results_dir
+
+Outcome = Literal["confirmed", "refuted", "not decided"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What there is to know about a paper.
+
+    Attributes:
+        slug: short name; also the name of its file here.
+        title: as published.
+        authors: as published.
+        year: of publication; None where the source does not say.
+        venue: where it appeared.
+        url: where it can be read; "" where it is not on the web.
+        licence: of the authors' code; what ours is based on if there is none.
+        idea: in our own words.
+        equations: those that define it, one a line.
+        claims: what it says it achieves, each checkable.
+        models: registered models that come of it.
+        parity: how far our implementation was checked against the authors'.
+    """
+
+    slug: str
+    title: str
+    authors: str
+    year: int | None
+    venue: str
+    url: str
+    licence: str
+    idea: str
+    equations: tuple[str, ...]
+    claims: tuple[str, ...]
+    models: tuple[str, ...]
+    parity: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim, measured.
+
+    Attributes:
+        claim: what was tested.
+        paper: what the paper says, a figure where it gives one.
+        measured: numbers by name, units in the names.
+        verdict: "confirmed", "refuted" or "not decided".
+        why: the verdict in words.
+    """
+
+    claim: str
+    paper: str
+    measured: Mapping[str, Any]
+    verdict: Outcome
+    why: str
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """All findings about one paper, with what they were measured on."""
+
+    slug: str
+    title: str
+    verdict: Outcome
+    findings: Sequence[Finding]
+    quick: bool
+    seeds: Sequence[int]
+    hardware: str
+    threads: int
+    versions: Mapping[str, str]
+    minutes: float
+    command: str
+    date: str = field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for docs/results/reproductions."""
+        return asdict(self)
+
+
+class Paper(Protocol):
+    """A file of this folder."""
+
+    CARD: Card
+    SEEDS: tuple[int, ...]
+
+    def reproduce(self, quick: bool, work: Path, data: Path | None) -> list[Finding]:
+        """Measure the claims; `work` keeps what a second call need not repeat."""
+        ...
+
+
+def papers() -> dict[str, Paper]:
+    """Every paper of this folder by slug, in alphabetical order."""
+    names = (m.name for m in pkgutil.iter_modules(sinet.papers.__path__))
+    found: dict[str, Paper] = {}
+    for name in sorted(n for n in names if n != "base" and not n.startswith("_")):
+        module: Any = importlib.import_module(f"sinet.papers.{name}")
+        found[module.CARD.slug] = module
+    return found
+
+
+def paper(slug: str) -> Paper:
+    """One paper.
+
+    Raises:
+        UsageError: no such paper; the nearest name is offered.
+    """
+    known = papers()
+    if slug not in known:
+        raise unknown("paper", slug, known)
+    return known[slug]
+
+
+def overall(findings: Sequence[Finding]) -> Outcome:
+    """Refuted if any claim is, confirmed if all are, else not decided."""
+    verdicts = {f.verdict for f in findings}
+    if "refuted" in verdicts:
+        return "refuted"
+    return "confirmed" if verdicts == {"confirmed"} else "not decided"
+
+
+def judged(gain: float, low: float, high: float) -> Outcome:
+    """The verdict on "at least zero" for a measured gain with its interval."""
+    if low >= 0:
+        return "confirmed"
+    return "refuted" if high < 0 else "not decided"
+
+
+def run_reproduction(
+    slug: str,
+    *,
+    quick: bool = False,
+    data: Path | None = None,
+    out: Path | None = None,
+    work: Path | None = None,
+) -> tuple[Reproduction, Path]:
+    """Measure a paper's claims and write what came out.
+
+    Args:
+        slug: which paper.
+        quick: minutes instead of hours: fewer seeds, images and epochs.
+        data: images for the accuracy claims; each paper's default if None.
+        out: folder of the result, docs/results/reproductions of the repository if None.
+        work: where trainings are kept, so that a second call goes on; runs/reproduce/SLUG if None.
+
+    Returns:
+        The reproduction and the file it was written to.
+    """
+    chosen = paper(slug)
+    folder = out or results_dir() / "reproductions"
+    start = time.monotonic()
+    kind = "quick" if quick else "full"
+    findings = chosen.reproduce(quick, (work or Path("runs/reproduce")) / slug / kind, data)
+    found = machine()
+    reproduction = Reproduction(
+        slug=slug,
+        title=chosen.CARD.title,
+        verdict=overall(findings),
+        findings=findings,
+        quick=quick,
+        seeds=chosen.SEEDS[:1] if quick else chosen.SEEDS,
+        hardware=found.hardware,
+        threads=default_threads(),
+        versions=found.versions,
+        minutes=round((time.monotonic() - start) / 60, 2),
+        command=own_command(),
+    )
+    return reproduction, write_json(folder / f"{slug}.json", reproduction.to_dict())

@@ -1,0 +1,454 @@
+"""The road: inspect, candidates, train, shrink and export, verify, report; one run, one folder.
+
+Each step is a function of the run and of what the step before it made. What a stopped run has
+done already (timed candidates, finished trials, checkpoints) is not done again.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sinet.compression.quantize import QuantizeReport, quantize_best
+from sinet.data import EvalImages, ImageDataset, Preprocess, PreprocessModule
+from sinet.data.inspection import inspect_dataset
+from sinet.data.sheet import draw_sheet
+from sinet.deployment.export import assemble, export_network
+from sinet.deployment.metadata import Metadata
+from sinet.deployment.ship import ship
+from sinet.errors import BudgetError, DataError, UsageError, unknown
+from sinet.files import atomic_path, read_json, write_json, write_text
+from sinet.measurement.latency import session
+from sinet.measurement.layers import layer_times
+from sinet.measurement.machine import machine
+from sinet.measurement.profile import DeviceProfile
+from sinet.measurement.verify import Verdict, metric, verify
+from sinet.models.spec import ModelSpec
+from sinet.models.weights import pretrained_stats
+from sinet.report import render, save_predictions
+from sinet.search.budget import Budget
+from sinet.search.candidates import Candidate, near_misses, time_candidates
+from sinet.search.halving import Job, Search, Trial, successive_halving
+from sinet.search.specs import default_specs, hub_reachable
+from sinet.tasks import Classify
+from sinet.training.loop import step_seconds, train
+from sinet.training.recipe import Recipe
+from sinet.training.trained import Trained
+
+TIMING_SECONDS = 150.0
+"""Most seconds spent timing candidates; a table that is kept from an earlier run costs none."""
+CALIBRATION_IMAGES = 256
+"""Training images whose activations set the ranges of INT8."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What a person asks of `fit`; empty means: not asked for."""
+
+    data: str
+    """Folder, file or archive of images."""
+    budget: str = ""
+    """Limits of the shipped file, as `Budget.parse` reads them."""
+    minutes: float = 10.0
+    """Minutes of training, over all candidates."""
+    out: str = ""
+    """Run folder; `runs/NAME` by the name of the data."""
+    profile: str = ""
+    """A device's profile: choose for that device instead of this machine."""
+    models: tuple[str, ...] = ()
+    """Only models of these names (wildcards allowed)."""
+    recipe: str = ""
+    """Recipe; `finetune` for pretrained models and `default` for others."""
+    overrides: tuple[str, ...] = ()
+    """Recipe values such as `lr=0.01`."""
+    weights: str = ""
+    """Folder with pretrained weights."""
+    max_drop: float = 0.5
+    """Points that INT8 may lose against the trained model."""
+    threads: int = 0
+    """Threads of the shipped model; 0 = all cores."""
+    device: str = "auto"
+    """Where to train."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything is read."""
+        if self.minutes <= 0:
+            raise UsageError(f"--minutes {self.minutes:g} given; a number above 0 expected")
+        if self.budget:
+            Budget.parse(self.budget)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        name = Path(self.data).resolve().name.split(".")[0]
+        return Path(self.out) if self.out else Path("runs") / name
+
+    @property
+    def limits(self) -> Budget:
+        """The budget; no limit where none is given."""
+        return Budget.parse(self.budget) if self.budget else Budget()
+
+    def recipe_for(self, spec: ModelSpec) -> Recipe:
+        """The recipe that this network learns by."""
+        recipe = Recipe.from_yaml(self.recipe or ("finetune" if spec.weights else "default"))
+        return recipe.replace(seed=self.seed, **key_values(self.overrides))
+
+
+def key_values(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`("lr=0.01",)` -> `{"lr": "0.01"}`.
+
+    Raises:
+        UsageError: one is not of the form key=value.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(f"{pair!r} is not understood; recipe values are given as key=value")
+    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def fit(config: FitConfig, *, dry_run: bool = False, console: Console | None = None) -> Path:
+    """From images and a budget to a model that ships, with its report.
+
+    Args:
+        config: what is asked for.
+        dry_run: stop after the table of candidates.
+        console: where to say what happens; standard output if None.
+
+    Returns:
+        The run folder: `model.onnx`, `ship/`, `report.html` and all that they were made from.
+
+    Raises:
+        DataError: the images cannot be used.
+        BudgetError: nothing keeps the budget; the report says what comes nearest.
+        GateError: the exported file disagrees with the trained model.
+    """
+    run = _Run(config, console or Console())
+    with run.reported():
+        data = inspect(run)
+        candidates = time_models(run, data)
+        if dry_run:
+            return run.folder
+        trained = train_best(run, data, candidates)
+        file, verdict = shrink_and_verify(run, data, trained)
+        hand_over(run, data, trained, file, verdict)
+    return run.folder
+
+
+class _Run:
+    """A run folder, its configuration and its voice."""
+
+    def __init__(self, config: FitConfig, console: Console) -> None:
+        self.config, self.console, self.folder = config, console, config.folder
+        asked = {f.name: getattr(config, f.name) for f in fields(config)}
+        asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
+        path = self.folder / "config.yaml"
+        if path.is_file():
+            _check_same(path, asked)
+        else:
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            known = {**asked, "command": command, "started": started}
+            write_text(path, yaml.safe_dump(known, sort_keys=False))
+
+    def say(self, step: str, text: str) -> None:
+        """One line, with the step it belongs to."""
+        self.console.print(f"[bold cyan]{step:>11}[/]  ", end="")
+        self.console.print(text, markup=False, highlight=False)
+
+    @contextmanager
+    def bar(self, text: str) -> Iterator[Callable[[int, int], None]]:
+        """A progress bar with the remaining time; yields `progress(done, total)`."""
+        columns = (TextColumn("[bold cyan]{task.description:>11}[/] "), BarColumn(),
+                   MofNCompleteColumn(), TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=self.console, transient=True) as shown:
+            task = shown.add_task(text, total=None)
+            yield lambda done, total: shown.update(task, completed=done, total=total)
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Whatever happens, the report is written with what there is."""
+        try:
+            yield
+        finally:
+            self.say("report", str(render(self.folder)))
+
+
+def _check_same(path: Path, asked: dict[str, Any]) -> None:
+    known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    other = [k for k, v in asked.items() if k != "out" and known.get(k) != v]
+    if other:
+        said = ", ".join(f"{k} {known.get(k)!r} then, {asked[k]!r} now" for k in other)
+        raise UsageError(
+            f"{path.parent} holds another run ({said}); choose another --out, or delete it"
+        )
+
+
+def inspect(run: _Run) -> ImageDataset:
+    """Step 1: read the data and say what is in there."""
+    with run.bar("inspect") as bar:
+        found, data = inspect_dataset(run.config.data, seed=run.config.seed, progress=bar)
+    for note in found.notes:
+        run.say("inspect", note)
+    for warning in found.warnings:
+        run.say("warning", warning)
+    write_json(run.folder / "dataset.json", found.to_dict())
+    draw_sheet(data, run.folder / "sheet.png")
+    if found.problem:
+        raise DataError(f"{run.config.data}: {found.problem}")
+    write_json(run.folder / "machine.json", machine().to_dict())
+    run.say("machine", machine().hardware)
+    return data
+
+
+def typical_size(data: ImageDataset, sample: int = 64) -> tuple[int, int]:
+    """Median (height, width) of a sample of the images, evenly spaced."""
+    chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
+    shapes = [data.val.image(int(i)).shape[:2] for i in chosen]
+    height, width = np.median(np.array(shapes), axis=0).astype(int)
+    return int(height), int(width)
+
+
+def time_models(run: _Run, data: ImageDataset) -> list[Candidate]:
+    """Step 2: what would each network cost, on this machine or on the profile's."""
+    config, path = run.config, run.folder / "candidates.json"
+    if path.is_file():
+        candidates = [Candidate.from_dict(c) for c in read_json(path)]
+    else:
+        candidates = _timed(run, data)
+        write_json(path, [c.to_dict() for c in candidates])
+    show_candidates(run.console, candidates)
+    if not any(c.fits for c in candidates):
+        nearest = near_misses(candidates, config.limits, 1)
+        best = f"; nearest: {nearest[0].spec.label} {nearest[0].precision}, {nearest[0].why}"
+        raise BudgetError(
+            f"none of {len(candidates)} candidates keeps {config.budget}"
+            f"{best if nearest else ''}; allow more, or name smaller models with --model"
+        )
+    return candidates
+
+
+def _timed(run: _Run, data: ImageDataset) -> list[Candidate]:
+    config = run.config
+    height, width = typical_size(data)
+    folder = Path(config.weights) if config.weights else None
+    specs = default_specs(min(height, width), folder=folder, hub=hub_reachable())
+    if config.models:
+        specs = [s for s in specs if any(fnmatch.fnmatch(s.name, m) for m in config.models)]
+        if not specs:
+            raise unknown("model", ", ".join(config.models), {s.name for s in default_specs(224)})
+    profile = DeviceProfile.load(config.profile) if config.profile else None
+    for note in profile.notes() if profile else ():
+        run.say("warning", note)
+    with run.bar("candidates") as bar:
+        return time_candidates(
+            specs,
+            config.limits,
+            image_hw=(height, width),
+            channels=data.channels,
+            num_classes=data.num_classes,
+            threads=config.threads or None,
+            seconds=min(TIMING_SECONDS, 30 * config.minutes),
+            progress=lambda done, total, _: bar(done, total),
+            profile=profile,
+        )
+
+
+def show_candidates(console: Console, candidates: list[Candidate], most: int = 12) -> None:
+    """The table of candidates, those that fit first, the largest first."""
+    fitting = [c for c in candidates if c.fits]
+    table = Table(title=f"{len(fitting)} of {len(candidates)} candidates keep the budget")
+    for name in ("model", "precision", "ms", "MMACs", "MB", "starts from"):
+        table.add_column(name, justify="left" if name in ("model", "precision") else "right")
+    for c in sorted(fitting, key=lambda c: -c.macs)[:most]:
+        ms = f"{c.latency.median_ms:.2f}" if c.latency else "-"
+        start = "weights" if c.spec.weights else "scratch"
+        table.add_row(
+            c.spec.label, c.precision, ms, f"{c.macs / 1e6:.0f}", f"{c.file_mb:.1f}", start
+        )
+    console.print(table)
+
+
+def train_best(run: _Run, data: ImageDataset, candidates: list[Candidate]) -> Trained:
+    """Step 3: spend the minutes by successive halving; the winner gets most of them."""
+    stats = _pixel_stats(data)
+    preprocess = partial(_preprocess, data, stats)
+
+    def epoch_seconds(candidate: Candidate) -> float:
+        recipe = run.config.recipe_for(candidate.spec)
+        spec = candidate.spec
+        step = step_seconds(spec, data, recipe, preprocess(spec), task=Classify)
+        return step * max(1, len(data.train) // min(recipe.batch_size, len(data.train)))
+
+    def trainer(job: Job) -> Trained:
+        spec = job.candidate.spec
+        recipe = run.config.recipe_for(spec).replace(epochs=round(job.epochs, 3))
+        name = f"{job.rung}-{spec.name}-{spec.size}"
+        run.say("train", f"{spec.label}: {job.epochs:.1f} epochs, {job.minutes:.1f} minutes")
+        return train(
+            spec,
+            data,
+            recipe,
+            run.folder / "trials" / name,
+            preprocess=preprocess(spec),
+            task=Classify,
+            init=job.init,
+            device=run.config.device,
+        )
+
+    def told(trial: Trial) -> None:
+        run.say("trial", f"{trial.label}: {100 * trial.score:.2f}% in {trial.minutes:.1f} minutes")
+
+    search: Search = successive_halving(
+        candidates,
+        trainer,
+        run.config.minutes,
+        epoch_seconds=epoch_seconds,
+        trials_path=run.folder / "trials.json",
+        on_trial=told,
+    )
+    write_text(run.folder / "metrics.csv", (search.folder / "metrics.csv").read_text("utf-8"))
+    return Trained.load(search.folder)
+
+
+def _pixel_stats(data: ImageDataset, sample: int = 512) -> tuple[tuple[float, ...], ...]:
+    """(mean, standard deviation) of the training pixels per channel, 0..1, from a sample."""
+    chosen = np.unique(np.linspace(0, len(data.train) - 1, sample).astype(int))
+    pixels = [data.train.image(int(i)).reshape(-1, data.channels) / 255 for i in chosen]
+    means = np.stack([p.mean(0) for p in pixels])
+    squares = np.stack([(p**2).mean(0) for p in pixels])
+    mean = means.mean(0)
+    deviation = np.sqrt(np.maximum(squares.mean(0) - mean**2, 1e-4))
+    return tuple(map(float, mean.round(4))), tuple(map(float, deviation.round(4)))
+
+
+def _preprocess(
+    data: ImageDataset, stats: tuple[tuple[float, ...], ...], spec: ModelSpec
+) -> Preprocess:
+    """The weights' own normalisation for pretrained networks, that of the data for others."""
+    mean, std = stats
+    if spec.weights:
+        mean, std = pretrained_stats(spec.name)
+        if data.channels == 1:
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    return Preprocess(spec.size, data.channels, tuple(mean), tuple(std))
+
+
+def shrink_and_verify(run: _Run, data: ImageDataset, trained: Trained) -> tuple[Path, Verdict]:
+    """Steps 4 to 6: export, quantize, and judge both files on held-out images."""
+    work, network = run.folder / "work", trained.model()
+    body = export_network(
+        network, trained.preprocess.size, trained.channels, work / "network.onnx"
+    )
+    run.say("quantize", "INT8: looking for the cheapest calibration that keeps the accuracy")
+    report = _quantize(run, data, trained, body, work / "network-int8.onnx")
+    for attempt in report.attempts:
+        run.say("quantize", str(attempt))
+    metadata = Metadata(
+        classes=trained.classes,
+        class_ids=trained.class_ids,
+        preprocess=trained.preprocess,
+        model=trained.spec.label,
+        multilabel=trained.multilabel,
+        recipe=trained.recipe.to_dict(),
+    )
+    files = {
+        name: assemble(part, trained.preprocess, metadata.replace(precision=name), work / f"{name}.onnx")
+        for name, part in (("fp32", body), ("int8", report.path))
+    }
+    with run.bar("verify") as bar:
+        verdict = verify(
+            network,
+            PreprocessModule(trained.preprocess),
+            files,
+            data.test,
+            channels=trained.channels,
+            multilabel=trained.multilabel,
+            max_drop=run.config.max_drop,
+            budget_ms=run.config.limits.ms,
+            threads=run.config.threads or None,
+            progress=bar,
+        )
+    write_json(run.folder / "chain.json", verdict.to_dict())
+    show_chain(run.console, verdict)
+    run.say("verify", verdict.why)
+    return files[verdict.shipped], verdict
+
+
+def _quantize(
+    run: _Run, data: ImageDataset, trained: Trained, network: Path, out: Path
+) -> QuantizeReport:
+    """INT8 by calibration on training images; attempts are judged on validation images."""
+    seen = EvalImages(data.val, trained.preprocess)
+    some = np.unique(np.linspace(0, len(data.train) - 1, CALIBRATION_IMAGES).astype(int))
+    calibration = EvalImages(data.train.subset(some), trained.preprocess)
+    threads = run.config.threads or None
+
+    def score(file: Path) -> float:
+        running = session(file, threads)
+        pairs = [
+            (running.run(None, {"input": images.numpy()})[0], labels.numpy())
+            for images, labels in seen.batches(64)
+        ]
+        logits, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        return metric(logits, labels, trained.multilabel)
+
+    batches = [images.numpy() for images, _ in calibration.batches(32)]
+    return quantize_best(network, out, batches, score, score(network), run.config.max_drop)
+
+
+def show_chain(console: Console, verdict: Verdict) -> None:
+    """The table of eager, FP32 and INT8."""
+    table = Table(title=f"{verdict.metric_name} on {verdict.images} images; * ships")
+    for name in ("", "%", "95% interval", "largest difference", "ms (quartiles)", "MB", "MB RAM"):
+        table.add_column(name, justify="right")
+    for row in verdict.rows:
+        ms = row.latency
+        table.add_row(
+            f"{row.name}{' *' if row.name == verdict.shipped else ''}",
+            f"{100 * row.metric:.2f}",
+            f"{100 * row.low:.2f} - {100 * row.high:.2f}",
+            f"{row.max_difference:.1e}",
+            f"{ms.median_ms:.2f} ({ms.q1_ms:.2f} - {ms.q3_ms:.2f})" if ms else "",
+            f"{row.file_mb:.2f}" if row.file_mb else "",
+            f"{row.memory_mb:.0f}" if row.memory_mb else "",
+        )
+    console.print(table)
+
+
+def hand_over(
+    run: _Run, data: ImageDataset, trained: Trained, file: Path, verdict: Verdict
+) -> None:
+    """Step 7: the file that ships, what it needs, and what the report shows of it."""
+    found = verdict.predictions
+    save_predictions(run.folder, found.names, found.labels, found.probability,
+                     lambda i: data.test.image(i, trained.channels))  # fmt: skip
+    image = data.test.image(0, trained.channels)[None]
+    layers = layer_times(file, image, machine(), run.config.threads or None)
+    write_json(run.folder / "layers.json", [layer.to_dict() for layer in layers])
+    with atomic_path(run.folder / "model.onnx") as temporary:
+        temporary.write_bytes(file.read_bytes())
+    ship(run.folder / "ship", run.folder / "model.onnx", card(run, data, trained, verdict))
+    run.say("ship", f"{run.folder / 'ship'}")
+    limits, row = run.config.limits, verdict.row
+    broken = limits.why_not(row.latency.median_ms if row.latency else None, row.file_mb, row.memory_mb)
+    if broken and not run.config.profile:
+        raise BudgetError(
+            f"the file that ships breaks the budget ({broken}); {verdict.why}. Allow more, or let "
+            "INT8 lose more with --max-drop"
+        )
