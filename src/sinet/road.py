@@ -202,13 +202,14 @@ def _check_same(path: Path, asked: dict[str, Any]) -> None:
 def inspect(run: _Run) -> ImageDataset:
     """Step 1: read the data and say what is in there."""
     with run.bar("inspect") as bar:
-        found, data = inspect_dataset(run.config.data, seed=run.config.seed, progress=bar)
+        found = inspect_dataset(run.config.data, seed=run.config.seed, progress=bar)
+    data = found.data
     for note in found.notes:
         run.say("inspect", note)
     for warning in found.warnings:
         run.say("warning", warning)
     write_json(run.folder / "dataset.json", found.to_dict())
-    draw_sheet(data, run.folder / "sheet.png")
+    draw_sheet(found, run.folder / "sheet.png")
     if found.problem:
         raise DataError(f"{run.config.data}: {found.problem}")
     write_json(run.folder / "machine.json", machine().to_dict())

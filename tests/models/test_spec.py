@@ -47,7 +47,7 @@ def test_dict_round_trip_and_hash() -> None:
 def test_mistakes_are_explained() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'sinet_smal'; did you mean.*sinet_small"):
         ModelSpec("sinet_smal", 64).create(5)
-    with pytest.raises(UsageError, match="sinet_test.*cannot be built.*stem_strid"):
+    with pytest.raises(UsageError, match=r"sinet_test.*cannot be built.*stem_strid"):
         ModelSpec("sinet_test", 64, {"stem_strid": 1}).create(5)
     with pytest.raises(UsageError, match="unknown model option 'sise'; did you mean 'size'"):
         ModelSpec.from_dict({"name": "sinet_test", "sise": 64})

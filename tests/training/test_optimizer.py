@@ -37,7 +37,8 @@ def test_only_weights_decay(optimizer: str) -> None:
 def test_every_optimizer_lowers_the_loss(optimizer: str) -> None:
     torch.manual_seed(0)
     network, inputs, targets = TinyNet(3), torch.randn(12, 3, 16, 16), torch.arange(12) % 3
-    learn = build_optimizer(network, Recipe(optimizer=optimizer, lr=0.01))
+    rate = 0.1 if optimizer == "sgd" else 0.01
+    learn = build_optimizer(network, Recipe(optimizer=optimizer, lr=rate))
     losses = []
     for _ in range(30):
         loss = nn.functional.cross_entropy(network(inputs), targets)

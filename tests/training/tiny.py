@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.models import register_model
+from PIL import Image
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from sinet.data.dataset import ImageDataset, Split
@@ -57,16 +59,28 @@ class TinyNet(nn.Module):
         return {"stem": r"^(?:stem|norm|scale)", "blocks": [(r"^body", (0,))]}
 
 
-@register_model
-def tiny_test_net(pretrained: bool = False, **kwargs: Any) -> TinyNet:
-    keep = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "norm")
-    return TinyNet(**{key: kwargs[key] for key in keep if key in kwargs})
+default_cfgs = generate_default_cfgs({"tiny_test_net": {}, "tiny_plain_net": {}})
 
 
 @register_model
-def tiny_plain_net(pretrained: bool = False, num_classes: int = 4, in_chans: int = 3) -> nn.Module:
+def tiny_test_net(pretrained: bool = False, **options: Any) -> TinyNet:
+    return TinyNet(**without_timms(options))
+
+
+@register_model
+def tiny_plain_net(pretrained: bool = False, **options: Any) -> nn.Module:
     """Knows no dropout and no layer groups."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * 16 * 16, num_classes))
+
+    def build(num_classes: int, in_chans: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * 16 * 16, num_classes))
+
+    return build(**without_timms(options))
+
+
+def without_timms(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that a person gave."""
+    timms = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+    return {key: value for key, value in options.items() if key not in timms}
 
 
 def images(count: int, classes: int = 4, seed: int = 0, size: int = 16) -> Split:
@@ -76,6 +90,13 @@ def images(count: int, classes: int = 4, seed: int = 0, size: int = 16) -> Split
     colours = np.random.default_rng(99).integers(0, 200, (classes, 3))
     pixels = colours[labels][:, None, None] + draw.integers(0, 56, (count, size, size, 3))
     return Split(pixels.astype(np.uint8), labels, [str(i) for i in range(count)])
+
+
+def png(pixels: np.ndarray[Any, Any], width: int) -> bytes:
+    """The image as a file, widened."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((width, 16)).save(file, "PNG")
+    return file.getvalue()
 
 
 def dataset(train: int = 80, val: int = 24, classes: int = 4) -> ImageDataset:

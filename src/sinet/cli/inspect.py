@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from sinet.errors import DataError
@@ -32,7 +33,11 @@ def inspect(
     from sinet.data.inspection import inspect_dataset
     from sinet.data.sheet import draw_sheet
 
-    found = inspect_dataset(path)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading pictures", total=None)
+        found = inspect_dataset(
+            path, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
     if out is not None:
         write_json(out / "inspection.json", found.to_dict())
         draw_sheet(found, out / "sheet.png")

@@ -53,6 +53,8 @@ _CALIBRATION: dict[Method, tuple[CalibrationMethod, dict[str, Any]]] = {
 _GROUPS = 24
 """Layers are judged one by one up to this number, in runs of neighbours beyond it."""
 _JUDGING_IMAGES = 32
+_AT_ONCE = 8
+"""Images whose activations are held together: with 16, EfficientNet-Lite0 took 4 GB."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class QuantizeReport:
 
 
 class _Once(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds ONNX Runtime one batch, so that it never holds the activations of two."""
+    """Feeds ONNX Runtime one batch; with all at once it would hold every activation of all."""
 
     def __init__(self, feed: dict[str, Images]) -> None:
         self.feeds = iter([feed])
@@ -242,7 +244,7 @@ def _prepare(fp32: Path, folder: Path) -> Path:
 
 
 def _calibrate(network: Path, batches: Iterable[Images], method: Method) -> Any:
-    """Find the range of every activation, with one batch in memory at a time."""
+    """Find the range of every activation, `_AT_ONCE` images in memory at a time."""
     if method not in _CALIBRATION:
         raise unknown("calibration method", method, METHODS)
     how, options = _CALIBRATION[method]
@@ -257,7 +259,8 @@ def _calibrate(network: Path, batches: Iterable[Images], method: Method) -> Any:
         )
         name = calibrator.infer_session.get_inputs()[0].name
         for batch in batches:
-            calibrator.collect_data(_Once({name: batch}))
+            for start in range(0, len(batch), _AT_ONCE):
+                calibrator.collect_data(_Once({name: batch[start : start + _AT_ONCE]}))
         return calibrator.compute_data()
 
 

@@ -66,8 +66,8 @@ def squares(
     reach = (side * overhang).floor()
     draw = torch.rand(2, len(h), generator=generator)
     # An equal chance for each of the whole positions -reach ... h - side + reach.
-    top = (draw[0] * (h - side + 2 * reach + 1)).floor() - reach
-    left = (draw[1] * (w - side + 2 * reach + 1)).floor() - reach
+    top = (draw[0] * ((h - side).floor() + 2 * reach + 1)).floor() - reach
+    left = (draw[1] * ((w - side).floor() + 2 * reach + 1)).floor() - reach
     return torch.stack([top, left, side, side], 1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from sinet.errors import DataError
 Pixels = npt.NDArray[np.uint8]
 
 # Only what Pillow decodes by itself: EPS, for one, would start Ghostscript on a user's file.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "MPO", "JPEG2000", "TGA")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "TGA")
 SUFFIXES = frozenset(
     f".{ending}"
     for ending in (
@@ -27,6 +28,7 @@ SUFFIXES = frozenset(
         *("tif", "tiff", "ppm", "pgm", "pbm", "tga"),
     )
 )
+PNG = b"\x89PNG\r\n\x1a\n"
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -81,14 +83,30 @@ def read_image(
 
 def opened(source: str | Path | bytes | npt.NDArray[np.generic]) -> Image.Image:
     """A Pillow image with its header read; the content decides the format, not the name."""
-    if isinstance(source, bytes):
-        return Image.open(io.BytesIO(source), formats=FORMATS)
     if not isinstance(source, np.ndarray):
-        return Image.open(source, formats=FORMATS)
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if not content:
+            raise ValueError("zero bytes")
+        _check_png(content)
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     array = source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source
     if array.dtype == np.uint16 and array.ndim == 3:
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _check_png(content: bytes) -> None:
+    """Compare the checksums of a PNG's pixel data; Pillow does not, and would give black rows."""
+    if not content.startswith(PNG):
+        return
+    start = len(PNG)
+    while start + 12 <= len(content):
+        end = start + 8 + int.from_bytes(content[start : start + 4], "big")
+        chunk, checksum = content[start + 4 : end], content[end : end + 4]
+        whole = len(checksum) == 4  # if not, Pillow judges whether enough is there
+        if whole and chunk[:4] == b"IDAT" and zlib.crc32(chunk) != int.from_bytes(checksum, "big"):
+            raise ValueError("damaged: a checksum is wrong")
+        start = end + 4
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -169,7 +187,7 @@ def _complete(size: int, head: bytes, tail: bytes) -> bool:
     """Whether the file begins and ends as its format demands."""
     if head.startswith(b"\xff\xd8\xff"):
         return b"\xff\xd9" in tail
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if head.startswith(PNG):
         return b"IEND" in tail
     if head.startswith(b"GIF8"):
         return tail.endswith(b";")

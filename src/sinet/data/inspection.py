@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sinet.data.dataset import ImageDataset, Split, listed, open_dataset
 from sinet.data.image import ImageError, opened
@@ -105,7 +104,10 @@ def inspect_dataset(
     data = open_dataset(root, val_share=val_share, seed=seed, max_bad_share=1.0)
     seen = _look(data, progress)
     good = [picture for picture in seen if not picture.reason]
-    unreadable = [*data.skipped, *((p.name, p.reason) for p in seen if p.reason)]
+    for key, split in data.splits.items():
+        whole = [not picture.reason for picture in seen if picture.split == key]
+        data.splits[key] = split.subset(np.array(whole, dtype=bool))
+    data.skipped += [(picture.name, picture.reason) for picture in seen if picture.reason]
     duplicates = _groups(good, lambda picture: picture.content)
     known = {name for group in duplicates for name in (p.name for p in group[1:])}
     rest = [picture for picture in good if picture.name not in known]
@@ -124,7 +126,7 @@ def inspect_dataset(
         width=_spread([picture.size[0] for picture in good]),
         height=_spread([picture.size[1] for picture in good]),
         modes=dict(Counter(picture.mode for picture in good).most_common()),
-        unreadable=unreadable,
+        unreadable=data.skipped,
         duplicates=_names(duplicates),
         same_pixels=_names(same_pixels),
         leaked=_names([g for g in by_pixels if len({p.split for p in g}) > 1]),
@@ -133,10 +135,10 @@ def inspect_dataset(
         empty_classes=data.empty_classes,
         notes=data.notes,
     )
-    total = len(seen) + len(data.skipped)
-    if len(unreadable) > max_bad_share * total:
+    total = len(good) + len(data.skipped)
+    if len(data.skipped) > max_bad_share * total:
         found.problem = (
-            f"{len(unreadable)} of {total} images cannot be read, more than the share of "
+            f"{len(data.skipped)} of {total} images cannot be read, more than the share of "
             f"{max_bad_share:g} that may be skipped; replace or delete them"
         )
     found.warnings = _warnings(found)
@@ -210,23 +212,28 @@ def _odd(pictures: Sequence[_Seen]) -> list[tuple[str, str]]:
 
 def _warnings(found: Inspection) -> list[str]:
     """The findings that deserve a look, the gravest first."""
-    leaked, conflicts, same = found.leaked, found.conflicts, found.same_pixels
     copies = sum(len(group) - 1 for group in found.duplicates)
-    lines = [
-        (leaked, f"{len(leaked)} pictures lie in more than one split, so that the accuracy will "
-                 f"look better than it is: {_first(leaked)}"),
-        (conflicts, f"{len(conflicts)} pictures have copies with another label: {_first(conflicts)}"),
-        (found.unreadable, f"{len(found.unreadable)} files cannot be read and are left out: "
-                           + "; ".join(f"{name} ({why})" for name, why in found.unreadable[:3])),
-        (copies, f"{copies} files are exact copies of another: {_first(found.duplicates)}"),
-        (same, f"{len(same)} pictures exist as different files with equal pixels: {_first(same)}"),
-        (found.empty_classes, f"classes without a picture: {listed(found.empty_classes)}"),
-        (found.odd, f"{len(found.odd)} pictures are unlike the others in size or shape: "
-                    + "; ".join(f"{name} ({why})" for name, why in found.odd[:3])),
-        (len(found.modes) > 1, "different pixel formats: "
-                               + ", ".join(f"{n} {mode}" for mode, n in found.modes.items())),
-    ]  # fmt: skip
-    return [text for applies, text in lines if applies] + _balance(found)
+    groups = [
+        (found.leaked, "{} pictures lie in more than one split, so the accuracy looks too good"),
+        (found.conflicts, "{} pictures have copies with another label"),
+        (found.duplicates, f"{copies} files are exact copies of another"),
+        (found.same_pixels, "{} pictures exist as different files with equal pixels"),
+    ]
+    singles = [
+        (found.unreadable, "{} files cannot be read and are left out"),
+        (found.odd, "{} pictures are unlike the others in size or shape"),
+    ]
+    lines = [f"{text.format(len(g))}: {_first(g)}" for g, text in groups if g]
+    for named, text in singles:
+        if named:
+            first = "; ".join(f"{name} ({why})" for name, why in named[:3])
+            lines.append(f"{text.format(len(named))}: {first}")
+    if found.empty_classes:
+        lines.append(f"classes without a picture: {listed(found.empty_classes)}")
+    if len(found.modes) > 1:
+        modes = ", ".join(f"{count} {mode}" for mode, count in found.modes.items())
+        lines.append(f"different pixel formats: {modes}")
+    return lines + _balance(found)
 
 
 def _balance(found: Inspection) -> list[str]:

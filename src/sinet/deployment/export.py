@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -25,6 +26,7 @@ from sinet.deployment.graph import append_probabilities, preprocess_graph
 from sinet.deployment.metadata import Metadata
 from sinet.errors import SinetError
 from sinet.files import atomic_path
+from sinet.training.trained import Trained
 
 OPSET = 20
 """The first opset in which GELU is one operator, so that INT8 leaves it whole, not in pieces."""
@@ -122,9 +124,7 @@ def assemble(
     """
     body = onnx.load(str(network))
     opset = next(entry.version for entry in body.opset_import if entry.domain in ("", "ai.onnx"))
-    front = preprocess_graph(
-        preprocess, output="pixels", opset=opset, ir_version=body.ir_version
-    )
+    front = preprocess_graph(preprocess, output="pixels", opset=opset, ir_version=body.ir_version)
     front = compose.add_prefix(front, "preprocess/", rename_inputs=False, rename_outputs=False)
     joined = compose.merge_models(front, body, io_map=[("pixels", "input")], name="sinet")
     append_probabilities(joined, metadata.multilabel)
@@ -134,3 +134,16 @@ def assemble(
     with atomic_path(out) as temporary:
         onnx.save(joined, str(temporary))
     return Path(out)
+
+
+def describe(trained: Trained, **changes: Any) -> Metadata:
+    """The metadata of a training's result; `changes` such as `precision="int8"` override."""
+    facts = Metadata(
+        classes=trained.classes,
+        class_ids=trained.class_ids,
+        preprocess=trained.preprocess,
+        model=trained.spec.label,
+        multilabel=trained.multilabel,
+        recipe=trained.recipe.to_dict(),
+    )
+    return facts.replace(**changes)

@@ -20,6 +20,7 @@ preprocess (uint8[batch, height, width, {channels}] images)
   int64 two = {{2}},
   int64[2] spatial = {{2, 3}},
   int64[2] crop_size = {{{size}, {size}}},
+  int64[4] crop_shape = {{0, {channels}, {size}, {size}}},
   float[1, {channels}, 1, 1] scale = {{{scale}}},
   float[1, {channels}, 1, 1] shift = {{{shift}}}
 >
@@ -42,7 +43,8 @@ preprocess (uint8[batch, height, width, {channels}] images)
   spare = Sub (target, crop_size)
   first = Div (spare, two)
   last = Add (first, crop_size)
-  crop = Slice (resized, first, last, spatial)
+  cut = Slice (resized, first, last, spatial)
+  crop = Reshape (cut, crop_shape)  # costs nothing and tells engines that the size is fixed
 
   scaled_pixels = Mul (crop, scale)
   {output} = Add (scaled_pixels, shift)

@@ -164,8 +164,8 @@ def verify(
     latency = compare_files(paths, image, threads=threads, spinning=spinning, seconds=seconds)
     rows = []
     for name, value in logits.items():
-        metric, low, high = _metric(value, labels, multilabel)
-        row = Row(name, metric, low, high, gaps[name])
+        low, high = _interval(value, labels, multilabel)
+        row = Row(name, metric(value, labels, multilabel), low, high, gaps[name])
         if name in paths:
             row = _with_file(row, paths[name], latency[name], image.shape, threads)
         rows.append(row)
@@ -233,16 +233,22 @@ def mean_average_precision(scores: Array, labels: Array) -> float:
     return float(each.mean()) if len(each) else 0.0
 
 
-def _metric(logits: Array, labels: Array, multilabel: bool) -> tuple[float, float, float]:
-    """(value, low, high): top-1 with Wilson's interval, or mAP with a bootstrap over images."""
+def metric(logits: Array, labels: Array, multilabel: bool) -> float:
+    """Top-1, or mean average precision for multi-label data, 0..1."""
+    if multilabel:
+        return mean_average_precision(logits, labels)
+    return float((logits.argmax(1) == labels).mean())
+
+
+def _interval(logits: Array, labels: Array, multilabel: bool) -> tuple[float, float]:
+    """95% interval of the metric: Wilson's for top-1, a bootstrap over images for mAP."""
     if not multilabel:
-        top1 = float((logits.argmax(1) == labels).mean())
-        return top1, *wilson(top1, len(labels))
+        return wilson(metric(logits, labels, False), len(labels))
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(labels), len(labels)) for _ in range(200)]
     values = [mean_average_precision(logits[d], labels[d]) for d in draws]
     low, high = np.percentile(values, [2.5, 97.5])
-    return mean_average_precision(logits, labels), float(low), float(high)
+    return float(low), float(high)
 
 
 def _batches(

@@ -39,6 +39,11 @@ __all__ = ["Minspnet", "MinspnetMinimal"]
 Act = type[nn.Module]
 
 
+def _attention(attn: str | None, chs: int) -> nn.Module:
+    """One of timm's light attentions, squeezed to 1/16 of the channels but not to nothing."""
+    return create_attn(attn, chs, rd_channels=max(8, chs // 16)) or nn.Identity()
+
+
 class SeparableBlock(nn.Module):
     """Blocks A and B: depthwise -> pointwise -> attention, plus the (projected) input.
 
@@ -52,7 +57,7 @@ class SeparableBlock(nn.Module):
         self.dw = ConvNorm(in_chs, in_chs, kernel_size, stride, groups=in_chs)
         self.pw = ConvNorm(in_chs, out_chs)
         self.act = create_act_layer(act, inplace=True)
-        self.attn = create_attn(attn, out_chs) or nn.Identity()
+        self.attn = _attention(attn, out_chs)
         self.shortcut = (
             nn.Identity()
             if in_chs == out_chs and stride == 1
@@ -90,7 +95,7 @@ class Bottleneck(nn.Module):
         self.expand = ConvNorm(in_chs, hidden)
         self.dw = ConvNorm(hidden, hidden, kernel_size, stride, groups=hidden)
         self.act = create_act_layer(act, inplace=True)
-        self.attn = create_attn(attn, hidden) or nn.Identity()
+        self.attn = _attention(attn, hidden)
         self.project = ConvNorm(hidden, out_chs, zero_init=self.residual)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from timm.models import adapt_input_conv, load_state_dict, load_state_dict_from_hf
 from timm.models._hub import download_cached_file
 from torch import nn
@@ -211,11 +209,12 @@ def _read_file(path: Path) -> StateDict:
         )
     try:
         state = load_state_dict(str(path), weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle fails in a dozen ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"{path} cannot be read as weights: {str(error).splitlines()[0]} "
-            "It is cut short, not a weights file, or holds more than tensors (which could run code "
-            "and is refused); get it again or save it as .safetensors"
+            f"{path} cannot be read as weights ({reason}): it is cut short, not a weights file, or "
+            "holds more than tensors (which could run code and is refused); get it again or save "
+            "it as .safetensors"
         ) from error
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UsageError(f"{path} holds other things than tensors; give a file of weights only")

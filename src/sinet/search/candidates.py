@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from sinet.compression.quantize import quantize_onnx
 from sinet.data.preprocess import Preprocess
@@ -24,7 +25,7 @@ from sinet.deployment.export import assemble, export_network
 from sinet.deployment.metadata import Metadata
 from sinet.errors import SinetError
 from sinet.files import read_json, write_json
-from sinet.measurement.cost import cost
+from sinet.measurement.cost import Cost, cost
 from sinet.measurement.latency import Latency, compare_files, default_threads, peak_memory_mb
 from sinet.measurement.machine import cache_dir, describe, fingerprint, machine
 from sinet.measurement.profile import DeviceProfile
@@ -140,12 +141,16 @@ def time_candidates(
     found: dict[ModelSpec, list[Candidate]] = {}
     postponed: list[tuple[int, ModelSpec]] = []
 
-    def visit(spec: ModelSpec) -> None:
+    def visit(spec: ModelSpec, last_chance: bool) -> None:
         known = table.get(_key(spec), [])
         if not bench.complete(known):
             if time.monotonic() - start > seconds:
                 return
-            known = bench.time(spec)
+            network, facts = bench.build(spec)
+            if not last_chance and bench.ideal_ms(facts.macs) > (budget.ms or np.inf):
+                postponed.append((facts.macs, spec))
+                return
+            known = bench.time(spec, network, facts)
             table[_key(spec)] = known
             if cache:
                 bench.save(table)
@@ -154,13 +159,9 @@ def time_candidates(
             progress(len(found), len(specs), found[spec])
 
     for spec in specs:
-        macs = 0 if bench.complete(table.get(_key(spec), [])) else bench.macs(spec)
-        if bench.ideal_ms(macs) > (budget.ms or np.inf):
-            postponed.append((macs, spec))
-        else:
-            visit(spec)
+        visit(spec, last_chance=False)
     for _, spec in sorted(postponed, key=lambda entry: entry[0]):
-        visit(spec)
+        visit(spec, last_chance=True)
     return [c for spec in specs for c in found.get(spec, [])]
 
 
@@ -227,19 +228,17 @@ class _Bench:
         """INT8 is at most four times as fast, so this network cannot keep the budget."""
         return self.budget.ms is not None and fp32.median_ms > 4 * self.budget.ms
 
-    def macs(self, spec: ModelSpec) -> int:
-        """Multiply-adds of one image."""
-        network = spec.create(self.num_classes, self.channels, load=False)
-        return cost(network, spec.size, self.channels).macs
+    def build(self, spec: ModelSpec) -> tuple[nn.Module, Cost]:
+        """The network with random weights, and its cost."""
+        network = spec.create(self.num_classes, self.channels, load=False).eval()
+        return network, cost(network, spec.size, self.channels)
 
     def ideal_ms(self, macs: int) -> float:
         """What no file of so many multiply-adds can beat: all of them at the INT8 peak."""
-        return 2 * macs / (machine().peak(self.threads).int8 * 1e9) * 1e3 if macs else 0.0
+        return 2 * macs / (machine().peak(self.threads).int8 * 1e9) * 1e3
 
-    def time(self, spec: ModelSpec) -> list[Candidate]:
+    def time(self, spec: ModelSpec, network: nn.Module, facts: Cost) -> list[Candidate]:
         """FP32 and, unless hopeless, INT8; one row with the reason when it cannot be exported."""
-        network = spec.create(self.num_classes, self.channels, load=False).eval()
-        facts = cost(network, spec.size, self.channels)
         blank = Candidate(
             spec, "fp32", None, facts.params, facts.macs, 0.0, None, fits=False, why=""
         )

@@ -61,6 +61,12 @@ class Job:
     init: Path | None
     final: bool
 
+    @property
+    def name(self) -> str:
+        """A folder name that no other job of the search has."""
+        spec = self.candidate.spec
+        return f"{self.rung}-{spec.name}-{spec.size}-{_key(spec)[:6]}"
+
 
 @dataclass(frozen=True)
 class Trial:

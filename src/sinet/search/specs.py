@@ -52,12 +52,16 @@ def default_specs(
     sizes = (128, 96, 160, 64) if small else _photo_sizes(image_size)
     pretrained = [n for n in (*_OURS, *_PEERS) if weights[n]]
     others = [n for n in _PEERS if not weights[n]]
-    specs = [ModelSpec(n, _fit(n, sizes[0]), weights=weights[n]) for n in pretrained]
-    specs += list(_ours(image_size, sizes))
-    specs += [
-        ModelSpec(n, _fit(n, s), weights=weights[n]) for s in sizes[1:] for n in pretrained[:6]
+    best = [ModelSpec(n, _fit(n, sizes[0]), weights=weights[n]) for n in pretrained]
+    ours = list(_ours(image_size, sizes))
+    peers = [ModelSpec(n, _fit(n, 64 if small else sizes[0])) for n in others]
+    shrinkable = best[:6] if small else [*best[:6], *ours[:2]]
+    smaller = [
+        ModelSpec(s.name, _fit(s.name, size), weights=s.weights)
+        for size in sizes[1:]
+        for s in shrinkable
     ]
-    specs += [ModelSpec(n, _fit(n, 64 if small else sizes[0])) for n in others]
+    specs = [*best, *ours, *smaller[: len(best)], *peers, *smaller]
     return list(dict.fromkeys(specs))
 
 
@@ -68,10 +72,10 @@ def _photo_sizes(image_size: int) -> tuple[int, ...]:
 
 
 def _ours(image_size: int, sizes: tuple[int, ...]) -> Iterator[ModelSpec]:
-    """Ours on photos at two sizes; on small images at their own, with and without a fine start."""
+    """Ours on photos; on small images at their own size, the smallest also with a finer start."""
     for name in _OURS:
         if image_size > SMALL_IMAGE:
-            yield from (ModelSpec(name, size) for size in sizes[:2])
+            yield ModelSpec(name, sizes[0])
         elif not name.startswith("sinet"):
             yield ModelSpec(name, 64)
         else:

@@ -119,6 +119,7 @@ def train(
     if init and not resuming:
         load_weights(network, weights_file(init))
     learner = task(network, data, recipe, preprocess)
+    learner.train()
     run = _Run(learner, recipe, out, described, workers, progress)
     with _quiet():
         trainer = make_trainer(recipe, out, device, strategy, run)

@@ -113,8 +113,18 @@ def _unpack(archive: Path, target: Path) -> None:
         return
     with tarfile.open(archive) as tar:
         infos = tar.getmembers()
+        _check_end(tar)
         _check(archive, [(m.name, m.size, _tar_kind(m)) for m in infos], target)
         _write(target, _tar_files(tar, infos))
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """A tar ends with a block of zeros; one that was cut between two members does not."""
+    stream = tar.fileobj
+    assert stream is not None  # it is open for reading
+    stream.seek(tar.offset)
+    if len(stream.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("the end is missing")
 
 
 def _tar_files(
@@ -173,6 +183,7 @@ def _write(target: Path, files: Iterable[tuple[str, IO[bytes]]]) -> None:
 
 
 def _damaged(archive: Path, error: Exception) -> DataError:
+    reason = str(error).partition(":")[0]  # tarfile tells what each decompressor thought of it
     return DataError(
-        f"{archive} is not a whole zip or tar archive ({error}); it may be cut short: get it again"
+        f"{archive} is not a whole zip or tar archive ({reason}); it may be cut short: get it again"
     )

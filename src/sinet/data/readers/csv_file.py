@@ -115,8 +115,9 @@ def _hot_columns(table: _Table) -> list[str]:
 
 def _samples(table: _Table, default: str) -> list[_Sample]:
     path, split, label = table.column(PATH), table.column(SPLIT), _label_column(table)
+    assert path is not None  # tables without one were refused
     hot = _others(table) if label is None else []
-    if path is None or (label is None and not hot):
+    if label is None and not hot:
         raise _no_column("label", LABEL, table)
     found: list[_Sample] = []
     for number, row in enumerate(table.rows, start=2):
@@ -124,11 +125,12 @@ def _samples(table: _Table, default: str) -> list[_Sample]:
             raise _bad_row(table, number, f"{len(row)} cells, the header {len(table.header)}")
         if hot and not all(row[i].strip() in ("0", "1", "0.0", "1.0") for i in hot):
             raise _no_column("label", LABEL, table)
-        own = [table.header[i] for i in hot if float(row[i])]
-        part = default if split is None else SPLITS.get(row[split].strip().lower(), "")
+        cell = row[label] if label is not None else [table.header[i] for i in hot if float(row[i])]
+        named = default if split is None else row[split]
+        part = default if split is None else SPLITS.get(named.strip().lower(), "")
         if not part:
-            raise _bad_row(table, number, f"split {row[split]!r}; expected train, val or test")
-        found.append((part, row[path], own if label is None else row[label]))
+            raise _bad_row(table, number, f"split {named!r}; expected train, val or test")
+        found.append((part, row[path], cell))
     return found
 
 

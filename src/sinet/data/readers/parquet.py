@@ -90,9 +90,9 @@ def _open(file: Path) -> Any:
 
 def _columns(file: Path) -> tuple[str, str, list[str]]:
     """Names of the image and the label column, and the class names if the schema has them."""
-    import pyarrow.types as kinds
-
     schema = _open(file).schema_arrow
+    import pyarrow.types as kinds  # after the friendly error of a missing pyarrow
+
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features: Mapping[str, Any] = metadata.get("info", {}).get("features", {})
     images = [name for name in schema.names if _type(features.get(name)) == "Image"]

@@ -1,0 +1,99 @@
+"""From the words of a command line to one training of a classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from sinet.data.dataset import ImageDataset, open_dataset
+from sinet.errors import UsageError
+from sinet.files import write_text
+from sinet.models.spec import ModelSpec
+from sinet.models.weights import find_pretrained
+from sinet.tasks.classify import Classify
+from sinet.training.inputs import preprocess_for
+from sinet.training.loop import train
+from sinet.training.recipe import Recipe
+from sinet.training.trained import Trained
+
+_LARGEST = 224  # of the sizes that are chosen by themselves
+
+
+def run_training(
+    data: Path,
+    *,
+    model: str,
+    recipe: str,
+    out: Path,
+    size: int,
+    weights: str,
+    overrides: tuple[str, ...],
+    given: dict[str, Any],
+    init: Path | None,
+    **options: Any,
+) -> Trained:
+    """Train a classifier and write the resolved configuration beside the result.
+
+    Args:
+        data: any data set that `open_dataset` reads.
+        model: a registered model.
+        recipe: name or YAML file; empty = `finetune` with starting weights, else `default`.
+        out: folder of the run.
+        size: input size, pixels; 0 = the images' own, at most 224.
+        weights: `auto` (what can be had offline), `none`, or a source of `load_weights`.
+        overrides: `key=value` for the recipe, `model.key=value` for the model.
+        given: recipe values of options; None = not given.
+        init: an earlier training to start from.
+        **options: of `train`.
+
+    Raises:
+        UsageError: an override that is not `key=value`, or an unknown name.
+    """
+    values, model_values = split_overrides(overrides)
+    values.update({key: value for key, value in given.items() if value is not None})
+    images = open_dataset(data)
+    source = {"auto": find_pretrained(model), "none": None}.get(weights, weights)
+    spec = ModelSpec(model, size or _own_size(images), model_values, source)
+    chosen = Recipe.from_yaml(recipe or ("finetune" if source or init else "default"))
+    chosen = chosen.replace(**values)
+    preprocess = preprocess_for(spec, images)
+    config = {
+        "data": str(data),
+        "model": spec.to_dict(),
+        "init": str(init) if init else None,
+        "preprocess": preprocess.to_dict(),
+        "recipe": chosen.to_dict(),
+    }
+    write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    return train(
+        spec, images, chosen, out, preprocess=preprocess, task=Classify, init=init, **options
+    )
+
+
+def split_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`("lr=0.1", "model.stem_stride=1")` -> `({"lr": "0.1"}, {"stem_stride": 1})`.
+
+    Raises:
+        UsageError: one is not of the form key=value.
+    """
+    recipe: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"{pair!r} is not understood; give recipe values as key=value")
+        if key.startswith("model."):
+            model[key.removeprefix("model.")] = yaml.safe_load(value)
+        else:
+            recipe[key] = value
+    return recipe, model
+
+
+def _own_size(data: ImageDataset, sample: int = 64) -> int:
+    """Median short side of some images, at most 224."""
+    chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
+    sides = [min(data.val.image(int(i)).shape[:2]) for i in chosen]
+    return min(_LARGEST, int(np.median(sides)))
