@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
@@ -20,11 +20,9 @@ from typing import Any
 import numpy as np
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from sinet.compression.quantize import QuantizeReport, quantize_best
-from sinet.data import EvalImages, ImageDataset, Preprocess, PreprocessModule
+from sinet.data import EvalImages, ImageDataset, PreprocessModule
 from sinet.data.inspection import inspect_dataset
 from sinet.data.sheet import draw_sheet
 from sinet.deployment.export import assemble, export_network
@@ -38,13 +36,15 @@ from sinet.measurement.machine import machine
 from sinet.measurement.profile import DeviceProfile
 from sinet.measurement.verify import Verdict, metric, verify
 from sinet.models.spec import ModelSpec
-from sinet.models.weights import pretrained_stats
 from sinet.report import render, save_predictions
+from sinet.report.terminal import Voice
 from sinet.search.budget import Budget
 from sinet.search.candidates import Candidate, near_misses, time_candidates
 from sinet.search.halving import Job, Search, Trial, successive_halving
 from sinet.search.specs import default_specs, hub_reachable
 from sinet.tasks import Classify
+from sinet.tasks.train_command import split_overrides
+from sinet.training.inputs import pixel_stats, preprocess_for
 from sinet.training.loop import step_seconds, train
 from sinet.training.recipe import Recipe
 from sinet.training.trained import Trained
@@ -107,19 +107,7 @@ class FitConfig:
     def recipe_for(self, spec: ModelSpec) -> Recipe:
         """The recipe that this network learns by."""
         recipe = Recipe.from_yaml(self.recipe or ("finetune" if spec.weights else "default"))
-        return recipe.replace(seed=self.seed, **key_values(self.overrides))
-
-
-def key_values(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`("lr=0.01",)` -> `{"lr": "0.01"}`.
-
-    Raises:
-        UsageError: one is not of the form key=value.
-    """
-    for pair in pairs:
-        if "=" not in pair:
-            raise UsageError(f"{pair!r} is not understood; recipe values are given as key=value")
-    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
+        return recipe.replace(seed=self.seed, **split_overrides(self.overrides)[0])
 
 
 def fit(config: FitConfig, *, dry_run: bool = False, console: Console | None = None) -> Path:
@@ -138,7 +126,7 @@ def fit(config: FitConfig, *, dry_run: bool = False, console: Console | None = N
         BudgetError: nothing keeps the budget; the report says what comes nearest.
         GateError: the exported file disagrees with the trained model.
     """
-    run = _Run(config, console or Console())
+    run = _Run(config, console)
     with run.reported():
         data = inspect(run)
         candidates = time_models(run, data)
@@ -150,11 +138,12 @@ def fit(config: FitConfig, *, dry_run: bool = False, console: Console | None = N
     return run.folder
 
 
-class _Run:
+class _Run(Voice):
     """A run folder, its configuration and its voice."""
 
-    def __init__(self, config: FitConfig, console: Console) -> None:
-        self.config, self.console, self.folder = config, console, config.folder
+    def __init__(self, config: FitConfig, console: Console | None) -> None:
+        super().__init__(console)
+        self.config, self.folder = config, config.folder
         asked = {f.name: getattr(config, f.name) for f in fields(config)}
         asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
         path = self.folder / "config.yaml"
@@ -165,20 +154,6 @@ class _Run:
             started = datetime.now(timezone.utc).isoformat(timespec="seconds")
             known = {**asked, "command": command, "started": started}
             write_text(path, yaml.safe_dump(known, sort_keys=False))
-
-    def say(self, step: str, text: str) -> None:
-        """One line, with the step it belongs to."""
-        self.console.print(f"[bold cyan]{step:>11}[/]  ", end="")
-        self.console.print(text, markup=False, highlight=False)
-
-    @contextmanager
-    def bar(self, text: str) -> Iterator[Callable[[int, int], None]]:
-        """A progress bar with the remaining time; yields `progress(done, total)`."""
-        columns = (TextColumn("[bold cyan]{task.description:>11}[/] "), BarColumn(),
-                   MofNCompleteColumn(), TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, console=self.console, transient=True) as shown:
-            task = shown.add_task(text, total=None)
-            yield lambda done, total: shown.update(task, completed=done, total=total)
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -233,7 +208,7 @@ def time_models(run: _Run, data: ImageDataset) -> list[Candidate]:
     else:
         candidates = _timed(run, data)
         write_json(path, [c.to_dict() for c in candidates])
-    show_candidates(run.console, candidates)
+    run.candidates(candidates)
     if not any(c.fits for c in candidates):
         nearest = near_misses(candidates, config.limits, 1)
         best = f"; nearest: {nearest[0].spec.label} {nearest[0].precision}, {nearest[0].why}"
@@ -270,25 +245,9 @@ def _timed(run: _Run, data: ImageDataset) -> list[Candidate]:
         )
 
 
-def show_candidates(console: Console, candidates: list[Candidate], most: int = 12) -> None:
-    """The table of candidates, those that fit first, the largest first."""
-    fitting = [c for c in candidates if c.fits]
-    table = Table(title=f"{len(fitting)} of {len(candidates)} candidates keep the budget")
-    for name in ("model", "precision", "ms", "MMACs", "MB", "starts from"):
-        table.add_column(name, justify="left" if name in ("model", "precision") else "right")
-    for c in sorted(fitting, key=lambda c: -c.macs)[:most]:
-        ms = f"{c.latency.median_ms:.2f}" if c.latency else "-"
-        start = "weights" if c.spec.weights else "scratch"
-        table.add_row(
-            c.spec.label, c.precision, ms, f"{c.macs / 1e6:.0f}", f"{c.file_mb:.1f}", start
-        )
-    console.print(table)
-
-
 def train_best(run: _Run, data: ImageDataset, candidates: list[Candidate]) -> Trained:
     """Step 3: spend the minutes by successive halving; the winner gets most of them."""
-    stats = _pixel_stats(data)
-    preprocess = partial(_preprocess, data, stats)
+    preprocess = partial(preprocess_for, data=data, stats=pixel_stats(data))
 
     def epoch_seconds(candidate: Candidate) -> float:
         recipe = run.config.recipe_for(candidate.spec)
@@ -299,7 +258,8 @@ def train_best(run: _Run, data: ImageDataset, candidates: list[Candidate]) -> Tr
     def trainer(job: Job) -> Trained:
         spec = job.candidate.spec
         recipe = run.config.recipe_for(spec).replace(epochs=round(job.epochs, 3))
-        name = f"{job.rung}-{spec.name}-{spec.size}"
+        options = "".join(f"-{k}={v}" for k, v in sorted(spec.kwargs.items()))
+        name = f"{job.rung}-{spec.name}-{spec.size}{options}".replace(" ", "")
         run.say("train", f"{spec.label}: {job.epochs:.1f} epochs, {job.minutes:.1f} minutes")
         return train(
             spec,
@@ -327,35 +287,10 @@ def train_best(run: _Run, data: ImageDataset, candidates: list[Candidate]) -> Tr
     return Trained.load(search.folder)
 
 
-def _pixel_stats(data: ImageDataset, sample: int = 512) -> tuple[tuple[float, ...], ...]:
-    """(mean, standard deviation) of the training pixels per channel, 0..1, from a sample."""
-    chosen = np.unique(np.linspace(0, len(data.train) - 1, sample).astype(int))
-    pixels = [data.train.image(int(i)).reshape(-1, data.channels) / 255 for i in chosen]
-    means = np.stack([p.mean(0) for p in pixels])
-    squares = np.stack([(p**2).mean(0) for p in pixels])
-    mean = means.mean(0)
-    deviation = np.sqrt(np.maximum(squares.mean(0) - mean**2, 1e-4))
-    return tuple(map(float, mean.round(4))), tuple(map(float, deviation.round(4)))
-
-
-def _preprocess(
-    data: ImageDataset, stats: tuple[tuple[float, ...], ...], spec: ModelSpec
-) -> Preprocess:
-    """The weights' own normalisation for pretrained networks, that of the data for others."""
-    mean, std = stats
-    if spec.weights:
-        mean, std = pretrained_stats(spec.name)
-        if data.channels == 1:
-            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    return Preprocess(spec.size, data.channels, tuple(mean), tuple(std))
-
-
 def shrink_and_verify(run: _Run, data: ImageDataset, trained: Trained) -> tuple[Path, Verdict]:
     """Steps 4 to 6: export, quantize, and judge both files on held-out images."""
     work, network = run.folder / "work", trained.model()
-    body = export_network(
-        network, trained.preprocess.size, trained.channels, work / "network.onnx"
-    )
+    body = export_network(network, trained.preprocess.size, trained.channels, work / "network.onnx")
     run.say("quantize", "INT8: looking for the cheapest calibration that keeps the accuracy")
     report = _quantize(run, data, trained, body, work / "network-int8.onnx")
     for attempt in report.attempts:
@@ -369,7 +304,9 @@ def shrink_and_verify(run: _Run, data: ImageDataset, trained: Trained) -> tuple[
         recipe=trained.recipe.to_dict(),
     )
     files = {
-        name: assemble(part, trained.preprocess, metadata.replace(precision=name), work / f"{name}.onnx")
+        name: assemble(
+            part, trained.preprocess, metadata.replace(precision=name), work / f"{name}.onnx"
+        )
         for name, part in (("fp32", body), ("int8", report.path))
     }
     with run.bar("verify") as bar:
@@ -386,7 +323,7 @@ def shrink_and_verify(run: _Run, data: ImageDataset, trained: Trained) -> tuple[
             progress=bar,
         )
     write_json(run.folder / "chain.json", verdict.to_dict())
-    show_chain(run.console, verdict)
+    run.chain(verdict)
     run.say("verify", verdict.why)
     return files[verdict.shipped], verdict
 
@@ -413,25 +350,6 @@ def _quantize(
     return quantize_best(network, out, batches, score, score(network), run.config.max_drop)
 
 
-def show_chain(console: Console, verdict: Verdict) -> None:
-    """The table of eager, FP32 and INT8."""
-    table = Table(title=f"{verdict.metric_name} on {verdict.images} images; * ships")
-    for name in ("", "%", "95% interval", "largest difference", "ms (quartiles)", "MB", "MB RAM"):
-        table.add_column(name, justify="right")
-    for row in verdict.rows:
-        ms = row.latency
-        table.add_row(
-            f"{row.name}{' *' if row.name == verdict.shipped else ''}",
-            f"{100 * row.metric:.2f}",
-            f"{100 * row.low:.2f} - {100 * row.high:.2f}",
-            f"{row.max_difference:.1e}",
-            f"{ms.median_ms:.2f} ({ms.q1_ms:.2f} - {ms.q3_ms:.2f})" if ms else "",
-            f"{row.file_mb:.2f}" if row.file_mb else "",
-            f"{row.memory_mb:.0f}" if row.memory_mb else "",
-        )
-    console.print(table)
-
-
 def hand_over(
     run: _Run, data: ImageDataset, trained: Trained, file: Path, verdict: Verdict
 ) -> None:
@@ -447,7 +365,9 @@ def hand_over(
     ship(run.folder / "ship", run.folder / "model.onnx", card(run, data, trained, verdict))
     run.say("ship", f"{run.folder / 'ship'}")
     limits, row = run.config.limits, verdict.row
-    broken = limits.why_not(row.latency.median_ms if row.latency else None, row.file_mb, row.memory_mb)
+    broken = limits.why_not(
+        row.latency.median_ms if row.latency else None, row.file_mb, row.memory_mb
+    )
     if broken and not run.config.profile:
         raise BudgetError(
             f"the file that ships breaks the budget ({broken}); {verdict.why}. Allow more, or let "

@@ -63,6 +63,15 @@ def test_one_folder_is_cut_alike_every_time(tmp_path: Path) -> None:
     assert other.fingerprint() != first.fingerprint()
 
 
+@pytest.mark.parametrize(("images", "held_out"), [(40, 8), (3600, 600)])
+def test_the_share_shrinks_with_the_data(images: int, held_out: int, tmp_path: Path) -> None:
+    """A fifth of few images; 10 sqrt(n) of many, which is enough to tell models apart."""
+    pixels = np.zeros((8, 8), np.uint8)
+    root = idx(tmp_path, [("train", i % 2, pixels) for i in range(images)])
+    assert len(open_dataset(root).val) == held_out
+    assert len(open_dataset(root, val_share=0.5).val) == images // 2
+
+
 def test_the_test_split_is_never_used_for_choosing(tmp_path: Path) -> None:
     data = open_dataset(folders(tmp_path, samples(["a", "b"], ("train", "test"), 10)))
     assert {name: len(split) for name, split in data.splits.items()} == {

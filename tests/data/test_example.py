@@ -29,7 +29,7 @@ def script() -> ModuleType:
 def test_what_is_bundled() -> None:
     data = open_dataset(BUNDLED)
     assert {name: len(split) for name, split in data.splits.items()} == {
-        "train": 8000, "val": 2000, "test": 2000}  # fmt: skip
+        "train": 9000, "val": 1000, "test": 2000}  # fmt: skip
     assert data.test.per_class(10) == [200] * 10
     assert data.classes[0] == "T-shirt/top"
     assert data.class_ids == list(range(10))

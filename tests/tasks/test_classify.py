@@ -17,7 +17,7 @@ from sinet.training.recipe import Recipe
 
 class TestOneLabel(TaskTester):
     task = Classify
-    metric_names = {"val/loss", "val/top1", "val/f1"}
+    metric_names = frozenset({"val/loss", "val/top1", "val/f1"})
 
     def data(self) -> ImageDataset:
         return tiny.dataset()
@@ -27,7 +27,7 @@ class TestOneLabel(TaskTester):
 
 
 class TestManyClasses(TestOneLabel):
-    metric_names = {"val/loss", "val/top1", "val/top5", "val/f1"}
+    metric_names = frozenset({"val/loss", "val/top1", "val/top5", "val/f1"})
 
     def data(self) -> ImageDataset:
         return tiny.dataset(classes=7)
@@ -38,7 +38,7 @@ class TestManyClasses(TestOneLabel):
 
 class TestSeveralLabels(TaskTester):
     task = Classify
-    metric_names = {"val/loss", "val/map", "val/f1"}
+    metric_names = frozenset({"val/loss", "val/map", "val/f1"})
 
     def data(self) -> ImageDataset:
         return tiny.multilabel()

@@ -21,7 +21,7 @@ class TaskTester(ABC):
     """Tests of the contract between a task, the training loop and the export."""
 
     task: type[ImageTask]
-    metric_names: set[str]
+    metric_names: frozenset[str]
     preprocess = Preprocess(16, 3, (0.5,) * 3, (0.25,) * 3)
 
     @abstractmethod

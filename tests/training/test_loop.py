@@ -74,7 +74,7 @@ from pathlib import Path
 from sinet.training import checkpoint
 from sinet.training.checkpoint import Keeper
 from test_loop import BUSY
-checkpoint._EVERY_SECONDS = 0  # a checkpoint after every step
+checkpoint.EVERY_SECONDS = 0  # a checkpoint after every step
 step = Keeper.on_train_batch_end
 def and_die(self, trainer, *rest, **more):
     step(self, trainer, *rest, **more)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -47,10 +48,13 @@ def _show(rows: list[BenchRow], precision: str) -> None:
         f"{precision}, {first.threads} threads, batch {first.batch}, {first.runs} rounds in turn, "
         f"no spinning; {machine().hardware}"
     )
-    table = Table(title=escape(title))
-    names = ("model", "ms", "quartiles", "params M", "MMACs", "GFLOP/s", "of peak", "MB")
+    console = Console()
+    console.print(title, markup=False, highlight=False)
+    table = Table(pad_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    names = ("model", "ms", "quartiles", "Mparam", "MMACs", "GFLOP/s", "peak", "MB")
     for name in names:
-        table.add_column(name, justify="left" if name == "model" else "right")
+        left = name == "model"
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         ms = row.latency
         known = ("", "", "", "")
@@ -64,4 +68,4 @@ def _show(rows: list[BenchRow], precision: str) -> None:
         quartiles = f"{ms.q1_ms:.2f}-{ms.q3_ms:.2f}"
         cells = (f"{ms.median_ms:.2f}", quartiles, *known, f"{row.file_mb:.2f}")
         table.add_row(escape(row.name), *cells)
-    Console().print(table)
+    console.print(table)

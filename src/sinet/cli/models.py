@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -36,14 +37,15 @@ def models(
     names = [n for n in timm.list_models(pattern) if not n.endswith("_test")]
     if not names:
         raise unknown("model", pattern, timm.list_models())
-    table = Table("model", "from", title=None if timed else "costs of one image")
-    for column in ("px", "params M", "MMACs", "activations M"):
-        table.add_column(column, justify="right")
+    table = Table(pad_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("model", "from"):
+        table.add_column(column, no_wrap=True)
+    for column in ("px", "Mparam", "MMACs", "Mact"):
+        table.add_column(column, justify="right", no_wrap=True)
     rows = {}
     if timed:
-        table.title = f"{precision}, ONNX Runtime, interleaved"
-        for column in ("ms", "GFLOP/s", "of peak"):
-            table.add_column(column, justify="right")
+        for column in ("ms", "quartiles", "GFLOP/s", "peak"):
+            table.add_column(column, justify="right", no_wrap=True)
         found = bench(names, size=size, threads=threads, precision=precision,
                       seconds=max(5.0, len(names)))  # fmt: skip
         rows = dict(zip(names, found, strict=True))
@@ -52,9 +54,13 @@ def models(
         own = size or default_size(name)
         facts = cost(ModelSpec(name, own).create(1000, load=False), own)
         ours = timm.model_entrypoint(name).__module__.startswith("sinet.")
-        cells = [str(own), *(f"{v / 1e6:.2f}" for v in (facts.params, facts.macs))]
-        cells.append(f"{facts.activations / 1e6:.2f}")
+        cells = [
+            str(own),
+            *(f"{v / 1e6:.1f}" for v in (facts.params, facts.macs, facts.activations)),
+        ]
         if row := rows.get(name):
-            cells += [str(row.latency), f"{row.gflops:.0f}", f"{row.efficiency:.0%}"]
+            ms = row.latency
+            cells += [f"{ms.median_ms:.2f}", f"{ms.q1_ms:.2f}-{ms.q3_ms:.2f}"]
+            cells += [f"{row.gflops:.0f}", f"{row.efficiency:.0%}"]
         table.add_row(name, "sinet" if ours else "timm", *cells)
     Console().print(table)

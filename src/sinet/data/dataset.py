@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -149,7 +150,11 @@ def _bytes(item: Path | bytes) -> int:
 
 
 def open_dataset(
-    root: str | Path, *, val_share: float = 0.2, seed: int = 0, max_bad_share: float = 0.05
+    root: str | Path,
+    *,
+    val_share: float | None = None,
+    seed: int = 0,
+    max_bad_share: float = 0.05,
 ) -> ImageDataset:
     """Recognise the format, read the labels, check the files and see to a validation split.
 
@@ -159,7 +164,8 @@ def open_dataset(
 
     Args:
         root: a folder, a CSV or Parquet file, or a zip or tar archive of those.
-        val_share: share of the training samples that becomes `val` when there is none.
+        val_share: share of the training samples that becomes `val` when there is none; None = a
+            fifth, but no more than 10 sqrt(n) of n: 2,236 of 50,000 tell models half a point apart.
         seed: of that cut.
         max_bad_share: greatest share of unreadable files; they are left out and listed.
 
@@ -170,7 +176,7 @@ def open_dataset(
     """
     from sinet.data.readers import read_any  # readers import this module
 
-    if not 0 < val_share < 1:
+    if val_share is not None and not 0 < val_share < 1:
         raise UsageError(f"val_share {val_share} given; a share between 0 and 1 expected")
     data = read_any(Path(root).expanduser())
     _leave_out_unreadable(data, max_bad_share)
@@ -254,12 +260,13 @@ def _check_splits(data: ImageDataset) -> None:
             )
 
 
-def _cut_validation(data: ImageDataset, share: float, seed: int) -> None:
+def _cut_validation(data: ImageDataset, share: float | None, seed: int) -> None:
     data.splits = {name: split for name, split in data.splits.items() if len(split)}
     if "val" in data.splits:
         return
     source = "train" if "train" in data.splits else ALL
     base = data.splits.pop(source)
+    share = share or min(0.2, 10 / math.sqrt(len(base)))
     held_out = stratified(base.labels, share, seed)
     if not held_out.any():
         raise DataError(

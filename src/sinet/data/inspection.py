@@ -81,7 +81,7 @@ class _Seen:
 def inspect_dataset(
     root: str | Path,
     *,
-    val_share: float = 0.2,
+    val_share: float | None = None,
     seed: int = 0,
     max_bad_share: float = 0.05,
     progress: Callable[[int, int], None] | None = None,

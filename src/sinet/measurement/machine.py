@@ -8,11 +8,13 @@ for memory, each by the engines that will run the networks. They are the denomin
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ class Peak:
         bf16: GFLOP/s of PyTorch's bfloat16 matrix product (0 where it has none).
         int8: giga-operations/s of ONNX Runtime's uint8 x int8 matrix product.
         bandwidth_gbs: GB/s of copying arrays larger than the caches.
+        steady: the products' times hardly varied, so nothing else was running.
     """
 
     threads: int
@@ -54,6 +57,13 @@ class Peak:
     bf16: float
     int8: float
     bandwidth_gbs: float
+    steady: bool = True
+
+    def best_of(self, other: Peak) -> Peak:
+        """The better of two measurements in each rate: a peak is the best that was ever seen."""
+        rates = ("f32", "bf16", "int8", "bandwidth_gbs")
+        best = {rate: max(getattr(self, rate), getattr(other, rate)) for rate in rates}
+        return Peak(self.threads, **best, steady=self.steady or other.steady)
 
 
 @dataclass(frozen=True)
@@ -134,17 +144,28 @@ def machine(*, refresh: bool = False) -> Machine:
     """Describe this machine; its peaks are measured on the first call (about 5 s) and then kept.
 
     The stored copy belongs to this processor and these engine versions: either changes, and the
-    peaks are measured anew. `refresh` measures in any case.
+    peaks are measured anew. What was measured while other programs ran is measured once more in
+    the next process, and the better rates are kept. `refresh` measures in any case.
     """
-    identity = describe()
-    path = cache_dir() / f"machine-{fingerprint(identity)}.json"
-    if not refresh and path.is_file():
-        try:
-            return Machine.from_dict(read_json(path))
-        except (DataError, ValueError):
-            pass  # written by another version, or cut short: measure again
+    path = cache_dir() / f"machine-{fingerprint(describe())}.json"
+    if refresh:
+        _machine.cache_clear()
+    return _machine(path, refresh)
+
+
+@functools.lru_cache
+def _machine(path: Path, refresh: bool) -> Machine:
+    identity, known = describe(), None
+    if path.is_file():
+        with contextlib.suppress(DataError, ValueError):  # another version's, or cut short
+            known = Machine.from_dict(read_json(path))
+    if known is not None and not refresh and all(p.steady for p in known.peaks):
+        return known
     counts = sorted({1, default_threads(), identity["cores"]})
-    found = Machine(**identity, peaks=tuple(measure_peak(threads) for threads in counts))
+    peaks = [measure_peak(threads) for threads in counts]
+    if known is not None and len(known.peaks) == len(peaks):
+        peaks = [new.best_of(old) for new, old in zip(peaks, known.peaks, strict=True)]
+    found = Machine(**identity, peaks=tuple(peaks))
     with contextlib.suppress(SinetError):  # a read-only home costs the next run five seconds
         write_json(path, found.to_dict())
     return found
@@ -213,19 +234,31 @@ def measure_peak(threads: int, seconds: float = 0.3) -> Peak:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return Peak(
-            threads=threads,
-            f32=max(gemm_torch(torch.float32, seconds), gemm_onnx("f32", threads, seconds)),
-            bf16=gemm_torch(torch.bfloat16, seconds),
-            int8=gemm_onnx("int8", threads, seconds),
-            bandwidth_gbs=copy_bandwidth(seconds),
-        )
+        f32 = [gemm_torch(torch.float32, seconds), gemm_onnx("f32", threads, seconds)]
+        bf16 = gemm_torch(torch.bfloat16, seconds)
+        int8 = gemm_onnx("int8", threads, seconds)
+        bandwidth = copy_bandwidth(seconds)
     finally:
         torch.set_num_threads(before)
+    return Peak(
+        threads=threads,
+        f32=max(rate.best for rate in f32),
+        bf16=bf16.best,
+        int8=int8.best,
+        bandwidth_gbs=bandwidth.best,
+        steady=all(rate.best < 1.25 * rate.median for rate in (*f32, int8)),
+    )
 
 
-def _best(call: Callable[[], Any], seconds: float) -> float:
-    """The shortest time of one call within `seconds` of calling (at least 3 calls)."""
+class Rate(NamedTuple):
+    """Work per second (in units of 1e9) of the fastest and of the median call."""
+
+    best: float
+    median: float
+
+
+def _rate(work: float, call: Callable[[], Any], seconds: float) -> Rate:
+    """Rate of calls that each do `work`, called for `seconds` (at least 3 times)."""
     call()
     times: list[float] = []
     start = time.perf_counter()
@@ -233,17 +266,17 @@ def _best(call: Callable[[], Any], seconds: float) -> float:
         before = time.perf_counter()
         call()
         times.append(time.perf_counter() - before)
-    return min(times)
+    return Rate(work / min(times) / 1e9, work / statistics.median(times) / 1e9)
 
 
-def gemm_torch(dtype: torch.dtype, seconds: float = 0.3, n: int = 1024) -> float:
+def gemm_torch(dtype: torch.dtype, seconds: float = 0.3, n: int = 1024) -> Rate:
     """GFLOP/s of PyTorch's n x n matrix product with its current threads."""
     a, b = torch.ones(n, n, dtype=dtype), torch.ones(n, n, dtype=dtype)
     out = torch.empty(n, n, dtype=dtype)
-    return 2 * n**3 / _best(lambda: torch.mm(a, b, out=out), seconds) / 1e9
+    return _rate(2 * n**3, lambda: torch.mm(a, b, out=out), seconds)
 
 
-def gemm_onnx(kind: str, threads: int, seconds: float = 0.3, n: int = 1024) -> float:
+def gemm_onnx(kind: str, threads: int, seconds: float = 0.3, n: int = 1024) -> Rate:
     """GFLOP/s (or giga-operations/s) of ONNX Runtime's n x n product with constant weights.
 
     Args:
@@ -265,14 +298,14 @@ def gemm_onnx(kind: str, threads: int, seconds: float = 0.3, n: int = 1024) -> f
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     opened = session(model.SerializeToString(), threads, spinning=True)
     inputs = {"a": np.ones((n, n), dtype)}
-    return 2 * n**3 / _best(lambda: opened.run(None, inputs), seconds) / 1e9
+    return _rate(2 * n**3, lambda: opened.run(None, inputs), seconds)
 
 
-def copy_bandwidth(seconds: float = 0.3) -> float:
+def copy_bandwidth(seconds: float = 0.3) -> Rate:
     """GB/s of copying an array of 256 MB (less on small machines), read and write both counted."""
     size = min(256 * 2**20, int((_memory_gb() or 4) * 2**30 / 16))
     source, target = torch.ones(size // 4), torch.empty(size // 4)
-    return 2 * size / _best(lambda: target.copy_(source), seconds) / 1e9
+    return _rate(2 * size, lambda: target.copy_(source), seconds)
 
 
 def efficiency(macs: int, median_ms: float, peak: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ and date; `render_table` turns the folder into the table of the documentation.
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -95,7 +96,7 @@ def own_command() -> str:
             "/".join(parts[parts.index("benchmarks") :]) if "benchmarks" in parts else str(program)
         )
         return " ".join(["python", name, *sys.argv[1:]])
-    return " ".join([program.name, *sys.argv[1:]])
+    return shlex.join([program.name, *sys.argv[1:]])
 
 
 def results_dir(start: Path | None = None) -> Path:

@@ -164,7 +164,7 @@ def verify(
     latency = compare_files(paths, image, threads=threads, spinning=spinning, seconds=seconds)
     rows = []
     for name, value in logits.items():
-        low, high = _interval(value, labels, multilabel)
+        low, high = interval(value, labels, multilabel)
         row = Row(name, metric(value, labels, multilabel), low, high, gaps[name])
         if name in paths:
             row = _with_file(row, paths[name], latency[name], image.shape, threads)
@@ -215,7 +215,8 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
         return 0.0, 1.0
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    # Rounding must not push the interval off its own share at 0 and 1.
+    return float(max(0.0, min(share, centre - half))), float(min(1.0, max(share, centre + half)))
 
 
 def mean_average_precision(scores: Array, labels: Array) -> float:
@@ -240,7 +241,7 @@ def metric(logits: Array, labels: Array, multilabel: bool) -> float:
     return float((logits.argmax(1) == labels).mean())
 
 
-def _interval(logits: Array, labels: Array, multilabel: bool) -> tuple[float, float]:
+def interval(logits: Array, labels: Array, multilabel: bool) -> tuple[float, float]:
     """95% interval of the metric: Wilson's for top-1, a bootstrap over images for mAP."""
     if not multilabel:
         return wilson(metric(logits, labels, False), len(labels))

@@ -180,7 +180,7 @@ def successive_halving(
         alive = [c for _, c in best[: len(alive) // 2]]
         run.keep(rung, {c.spec for c in alive})
         rung += 1
-    left = max(run.left(), minutes * FINAL_SHARE * 0.1)
+    left = max(run.left(), minutes * FINAL_SHARE * 0.5)
     last = run.train(alive[0], rung, left, final=True)
     return Search(tuple(run.trials), alive[0], Path(last.folder))
 

@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from sinet.errors import SinetError, UsageError
 from sinet.files import atomic_path
 
-_EVERY_SECONDS = 120.0
+EVERY_SECONDS = 120.0
 _KEY = "sinet"
 
 
@@ -104,7 +104,7 @@ class Keeper(pl.Callback):  # type: ignore[misc]
         if trainer.global_step >= self.steps:
             return  # the result itself is written in a moment
         stop = self._any(trainer, self.asked)
-        late = self._any(trainer, time.monotonic() - self._saved > _EVERY_SECONDS)
+        late = self._any(trainer, time.monotonic() - self._saved > EVERY_SECONDS)
         if stop or late or trainer.global_step % self.steps_per_epoch == 0:
             trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()

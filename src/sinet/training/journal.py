@@ -142,26 +142,33 @@ class Display(pl.Callback):  # type: ignore[misc]
         self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any, **__: Any
     ) -> None:
         """Move the bar, or print the row that was just written."""
-        rows = self.journal.rows
-        news = describe(rows[-1], self.journal.steps / self.journal.steps_per_epoch) if rows else ""
         if self.console.is_terminal:
+            news = self._news() if self.journal.rows else ""
             self.bar.update(self.bar.task_ids[0], completed=trainer.global_step, news=news)
-        elif len(rows) > self._printed:
-            self._printed = len(rows)
-            self.console.print(news, highlight=False)
+        self._print_row()
 
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Take the bar away."""
-        self.bar.stop()
+        self._close()
+        self._print_row()
 
     def on_exception(
         self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException
     ) -> None:
         """Take the bar away."""
-        self.bar.stop()
+        self._close()
 
+    def _close(self) -> None:
+        if self.console.is_terminal:  # elsewhere it would leave an empty line
+            self.bar.stop()
 
-def describe(row: dict[str, float], epochs: float) -> str:
-    """One row in words."""
-    metrics = [f"{k} {v:.4f}" for k, v in row.items() if "/" in k]
-    return f"epoch {row['epoch']:g}/{epochs:g}  " + "  ".join(metrics)
+    def _print_row(self) -> None:
+        if not self.console.is_terminal and len(self.journal.rows) > self._printed:
+            self._printed = len(self.journal.rows)
+            self.console.print(self._news(), highlight=False, soft_wrap=True)
+
+    def _news(self) -> str:
+        row = self.journal.rows[-1]
+        epochs = self.journal.steps / self.journal.steps_per_epoch
+        metrics = [f"{k} {v:.4f}" for k, v in row.items() if "/" in k]
+        return f"epoch {row['epoch']:g}/{epochs:g}  " + "  ".join(metrics)

@@ -163,15 +163,14 @@ class _Run:
             out / "checkpoints" / "last.ckpt", described, order.steps, order.steps_per_epoch
         )
         self.finish = _Finish(self.journal, self.average, order.steps)
-        display = [Display(self.journal)] if progress and rank == 0 else []
-        average = [self.average] if self.average else []
-        # In this order: the average is what is validated, and the checkpoint has all of it.
+        # In this order: the average is what is validated, the checkpoint has all of it, and the
+        # display shows the last row too.
         self.callbacks: list[pl.Callback] = [
-            *average,
+            *([self.average] if self.average else []),
             self.journal,
-            *display,
             self.keeper,
             self.finish,
+            *([Display(self.journal)] if progress and rank == 0 else []),
         ]
 
     def validate(self) -> dict[str, float]:

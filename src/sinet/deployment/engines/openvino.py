@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sinet.data.preprocess import Preprocess
 from sinet.deployment.engines._onnx import damaged, find_model, read_metadata
 from sinet.deployment.metadata import PREFIX, Metadata
 from sinet.errors import UsageError, missing_extra
@@ -16,7 +17,7 @@ from sinet.files import atomic_path
 
 try:
     import openvino as ov
-    from openvino import opset11
+    from openvino import opset13 as op
 except ImportError as error:
     raise missing_extra("openvino", "openvino") from error
 
@@ -52,26 +53,45 @@ class OpenVino:
 def read_onnx(file: Path) -> tuple[Any, Metadata]:
     """Read an exported ONNX file as an OpenVINO model that resizes as the file says.
 
-    OpenVINO 2026.4 reads ONNX's antialiased Resize but interpolates without the antialiasing
-    (pixels differ by up to 250 of 255); its own Pillow-like operator does the same as ours.
+    OpenVINO 2026.4 reads ONNX's antialiased Resize, but interpolates without antialiasing (pixels
+    differ by up to 250 of 255), and sizes that depend on data corrupted its memory. So the two
+    steps from any size to the network's are replaced by two matrix products.
     """
     metadata = read_metadata(file)
     try:
         model = ov.Core().read_model(str(file))
     except RuntimeError as error:
         raise damaged(file, error) from error
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Interpolate" and node.get_attributes()["antialias"]:
-            exact = opset11.interpolate(
-                node.input_value(0),
-                node.input_value(1),
-                mode="bilinear_pillow",
-                shape_calculation_mode="sizes",
-                axes=node.input_value(2),
-            )
-            node.output(0).replace(exact.output(0))
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    fitted = _fit(nodes["preprocess/values"].output(0), metadata.preprocess)
+    nodes["preprocess/cut"].output(0).replace(fitted)
     model.validate_nodes_and_infer_types()
     return model, metadata
+
+
+def _fit(pixels: Any, preprocess: Preprocess) -> Any:
+    """Resize and crop (N, C, H, W) to (N, C, size, size): rows x pixels x columns."""
+    shape = op.shape_of(pixels, "i64")
+    height, width = (op.gather(shape, np.int64(axis), np.int64(0)) for axis in (2, 3))
+    shorter = op.minimum(height, width)
+    rows, columns = (_weights(side, shorter, preprocess) for side in (height, width))
+    halfway = op.matmul(rows, pixels, transpose_a=False, transpose_b=False)
+    return op.matmul(halfway, columns, transpose_a=False, transpose_b=True).output(0)
+
+
+def _weights(side: Any, shorter: Any, preprocess: Preprocess) -> Any:
+    """Antialiased linear interpolation of one side as a matrix (size, side); rows sum to 1."""
+    size, short = np.int64(preprocess.size), np.int64(preprocess.short_side)
+    two, half, one = np.int64(2), op.constant(0.5, np.float32), op.constant(1, np.float32)
+    target = op.divide(side * two * short + shorter, shorter * two)  # rounds halves up
+    first = op.convert(op.divide(target - size, two), "f32")
+    scale = op.convert(side, "f32") / op.convert(target, "f32")
+    wanted = op.constant(np.arange(preprocess.size, dtype=np.float32)[:, None])
+    centres = (wanted + first + half) * scale
+    taps = op.range(np.int64(0), side, np.int64(1), "f32") + half
+    distance = op.abs(op.unsqueeze(taps, np.int64(0)) - centres)
+    weights = op.relu(one - distance / op.maximum(scale, one))
+    return op.divide(weights, op.reduce_sum(weights, np.int64(1), keep_dims=True))
 
 
 def to_openvino(onnx_file: str | Path, out: str | Path) -> Path:

@@ -1,0 +1,113 @@
+"""`sinet predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sinet.errors import UsageError
+
+if TYPE_CHECKING:
+    from sinet.deployment.predictor import Prediction
+
+_SHOWN = 50
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="model.onnx, or a run or ship folder.")],
+    sources: Annotated[list[str], typer.Argument(help="Images, folders and 'globs*'.")],
+    out: Annotated[
+        Path | None, typer.Option(help="results.csv or results.json; else a table is shown.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
+    top: Annotated[int, typer.Option(min=1, help="Classes to give for each image.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
+) -> None:
+    """Classify images with an exported model.
+
+    One row a file, also for files that cannot be read: their row holds the error.
+
+    Example: `sinet predict runs/photos/model.onnx new/*.jpg --out results.csv --top 3`
+    """
+    from sinet.deployment.predictor import Predictor
+
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise UsageError(f"--out {out} is neither .csv nor .json; choose one of them")
+    predictor = Predictor(model, engine, threads)
+    files = list(_expand(sources))
+    rows = [_row(result, predictor.metadata, top) for result in predictor.predict(files)]
+    if out is None:
+        _show(rows[:_SHOWN], len(rows))
+    else:
+        _save(rows, out)
+    bad = sum(bool(row["error"]) for row in rows)
+    typer.echo(
+        f"{len(rows)} images, {bad} unreadable" + (f"; wrote {out}" if out else ""), err=True
+    )
+
+
+def _expand(sources: Iterable[str]) -> Iterator[Path]:
+    """Files as given, images of folders, matches of globs; each in order."""
+    import glob
+
+    from sinet.data.image import SUFFIXES
+
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UsageError(f"no images in {path}; give a folder that holds some")
+            yield from inside
+        elif path.exists() or not glob.has_magic(source):
+            yield path  # a missing file gets its row with the error
+        else:
+            found = sorted(glob.glob(source, recursive=True))
+            if not found:
+                raise UsageError(f"nothing matches {source!r}")
+            yield from map(Path, found)
+
+
+def _row(result: Prediction, facts: Any, top: int) -> dict[str, Any]:
+    """Columns file, label, id, score, [label2, id2, score2, ...], error."""
+    order = (-result.probabilities).argsort(kind="stable")[:top]
+    row: dict[str, Any] = {"file": result.source}
+    for rank, index in enumerate(order, start=1):
+        number, failed = "" if rank == 1 else str(rank), result.error is not None
+        row[f"label{number}"] = "" if failed else facts.classes[index]
+        row[f"id{number}"] = "" if failed else facts.class_ids[index]
+        row[f"score{number}"] = "" if failed else round(float(result.probabilities[index]), 6)
+    if facts.multilabel:
+        row["labels"] = ";".join(result.labels)
+    return {**row, "error": result.error or ""}
+
+
+def _save(rows: list[dict[str, Any]], out: Path) -> None:
+    import csv
+
+    from sinet.files import atomic_path, write_json
+
+    if out.suffix == ".json":
+        write_json(out, rows)
+        return
+    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["file", "label", "id", "score"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _show(rows: list[dict[str, Any]], total: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*(rows[0] if rows else ["file"]))
+    for row in rows:
+        table.add_row(*(escape(str(value)) for value in row.values()))
+    console = Console()
+    console.print(table)
+    if total > len(rows):
+        console.print(f"... and {total - len(rows)} more; --out results.csv keeps them all")
