@@ -15,7 +15,7 @@ from sinet.errors import SinetError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (same suffix); rename it to `path` when the block succeeds.
+    """Yield a temporary path beside `path`, of its suffix; renamed to it if the block succeeds.
 
     Raises:
         SinetError: the disk is full or the folder cannot be written; nothing is left behind.

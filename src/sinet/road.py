@@ -25,9 +25,8 @@ from sinet.compression.quantize import QuantizeReport, quantize_best
 from sinet.data import EvalImages, ImageDataset, PreprocessModule
 from sinet.data.inspection import inspect_dataset
 from sinet.data.sheet import draw_sheet
-from sinet.deployment.export import assemble, export_network
-from sinet.deployment.metadata import Metadata
-from sinet.deployment.ship import ship
+from sinet.deployment.export import assemble, describe, export_network
+from sinet.deployment.ship import Card, ship
 from sinet.errors import BudgetError, DataError, UsageError, unknown
 from sinet.files import atomic_path, read_json, write_json, write_text
 from sinet.measurement.latency import session
@@ -283,8 +282,10 @@ def train_best(run: _Run, data: ImageDataset, candidates: list[Candidate]) -> Tr
         trials_path=run.folder / "trials.json",
         on_trial=told,
     )
-    write_text(run.folder / "metrics.csv", (search.folder / "metrics.csv").read_text("utf-8"))
-    return Trained.load(search.folder)
+    for name in ("metrics.csv", "trained.json", "weights.safetensors"):
+        with atomic_path(run.folder / name) as temporary:
+            temporary.write_bytes((search.folder / name).read_bytes())
+    return Trained.load(run.folder)
 
 
 def shrink_and_verify(run: _Run, data: ImageDataset, trained: Trained) -> tuple[Path, Verdict]:
@@ -295,17 +296,9 @@ def shrink_and_verify(run: _Run, data: ImageDataset, trained: Trained) -> tuple[
     report = _quantize(run, data, trained, body, work / "network-int8.onnx")
     for attempt in report.attempts:
         run.say("quantize", str(attempt))
-    metadata = Metadata(
-        classes=trained.classes,
-        class_ids=trained.class_ids,
-        preprocess=trained.preprocess,
-        model=trained.spec.label,
-        multilabel=trained.multilabel,
-        recipe=trained.recipe.to_dict(),
-    )
     files = {
         name: assemble(
-            part, trained.preprocess, metadata.replace(precision=name), work / f"{name}.onnx"
+            part, trained.preprocess, describe(trained, precision=name), work / f"{name}.onnx"
         )
         for name, part in (("fp32", body), ("int8", report.path))
     }
@@ -362,8 +355,9 @@ def hand_over(
     write_json(run.folder / "layers.json", [layer.to_dict() for layer in layers])
     with atomic_path(run.folder / "model.onnx") as temporary:
         temporary.write_bytes(file.read_bytes())
-    ship(run.folder / "ship", run.folder / "model.onnx", card(run, data, trained, verdict))
-    run.say("ship", f"{run.folder / 'ship'}")
+    folder = ship(run.folder / "ship", file, _card(run, data, trained, verdict))
+    write_json(run.folder / "card.json", read_json(folder / "card.json"))
+    run.say("ship", f"{folder}: model.onnx, labels.txt, card.json, README.md, run.py")
     limits, row = run.config.limits, verdict.row
     broken = limits.why_not(
         row.latency.median_ms if row.latency else None, row.file_mb, row.memory_mb
@@ -373,3 +367,23 @@ def hand_over(
             f"the file that ships breaks the budget ({broken}); {verdict.why}. Allow more, or let "
             "INT8 lose more with --max-drop"
         )
+
+
+def _card(run: _Run, data: ImageDataset, trained: Trained, verdict: Verdict) -> Card:
+    """What was measured, for the model card."""
+    row = verdict.row
+    known = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
+    return Card(
+        name=f"{trained.spec.label} on {Path(run.config.data).name}",
+        data=f"{Path(run.config.data).name}: {len(data.train)} training images, "
+        f"{data.num_classes} classes",
+        metric_name=verdict.metric_name,
+        metric=row.metric,
+        low=row.low,
+        high=row.high,
+        images=verdict.images,
+        latency=str(row.latency),
+        hardware=machine().hardware,
+        init=trained.spec.weights or "scratch",
+        command=known["command"],
+    )

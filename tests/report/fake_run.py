@@ -88,7 +88,6 @@ def _json(path: Path, value: object) -> None:
 
 
 def _dataset(classes: list[str]) -> dict[str, object]:
-    counts = dict.fromkeys(classes, 200)
     return {
         "root": "examples/fashion-mnist",
         "format": "class folders",
@@ -96,10 +95,10 @@ def _dataset(classes: list[str]) -> dict[str, object]:
         "class_ids": list(range(len(classes))),
         "multilabel": False,
         "channels": 1,
-        "splits": {"train": {"images": 10000, "counts": dict.fromkeys(classes, 1000)},
-                   "val": {"images": 2000, "counts": counts}},
+        "samples": {"train": 1000 * len(classes), "val": 200 * len(classes)},
+        "counts": {"train": [1000] * len(classes), "val": [200] * len(classes)},
         "notes": ["train/ and test/ folders found; val is test/"],
-        "skipped": [["train/Bag/00017.png", "truncated"]],
+        "unreadable": [["train/Bag/00017.png", "truncated"]],
         "warnings": ["3 images of val are also in train: val/00012.png = train/Coat/00413.png"],
         "fingerprint": "3f9c21d0",
     }  # fmt: skip

@@ -72,6 +72,10 @@ class Attempt:
     seconds: float
     """Calibrating, writing and scoring."""
 
+    def within(self, max_drop: float) -> bool:
+        """Whether it loses at most `max_drop` points, rounding aside."""
+        return self.drop <= max_drop + 1e-9
+
     def __str__(self) -> str:
         left = f", {len(self.excluded)} nodes left in float" if self.excluded else ""
         return (
@@ -160,7 +164,7 @@ def quantize_best(
         with atomic_path(out) as temporary:
             temporary.write_bytes(trial.files[best].read_bytes())
     return QuantizeReport(
-        Path(out), tuple(trial.files), best, best.drop <= max_drop, needs_reduce_range()
+        Path(out), tuple(trial.files), best, best.within(max_drop), needs_reduce_range()
     )
 
 
@@ -208,7 +212,7 @@ class _Trials:
         drop = (self.reference - metric) * 100
         attempt = Attempt(method, exclude, metric, drop, time.perf_counter() - start)
         self.files[attempt] = file
-        return drop <= self.max_drop
+        return attempt.within(self.max_drop)
 
 
 def needs_reduce_range() -> bool:

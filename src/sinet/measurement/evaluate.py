@@ -112,7 +112,8 @@ def _in_order_of(ids: list[int | str], data: ImageDataset, split: Split) -> npt.
             if value in place:
                 labels[:, place[value]] = split.labels[:, column]
         return labels
-    return np.array([place.get(value, -1) for value in here])[split.labels]
+    order = np.array([place.get(value, -1) for value in here])
+    return np.asarray(order[split.labels])
 
 
 def _run(

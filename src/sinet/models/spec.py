@@ -65,8 +65,9 @@ class ModelSpec:
 
     @property
     def label(self) -> str:
-        """For tables: `sinet_small@64`, with " pretrained" when it starts from weights."""
-        return f"{self.name}@{self.size}" + (" pretrained" if self.weights else "")
+        """For tables: `sinet_small@64`, then options and " pretrained" where there are any."""
+        options = "".join(f" {k}={_short(v)}" for k, v in self.kwargs.items())
+        return f"{self.name}@{self.size}{options}" + (" pretrained" if self.weights else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON and YAML."""
@@ -89,3 +90,8 @@ class ModelSpec:
             if key not in known:
                 raise unknown("model option", key, known)
         return cls(**values)
+
+
+def _short(value: Any) -> str:
+    """An option's value as one word: (1, 2, 2, 2) -> 1,2,2,2."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

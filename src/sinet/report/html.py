@@ -266,16 +266,10 @@ def _peaks(run: Run) -> dict[str, Any]:
 def _splits(run: Run) -> list[dict[str, Any]]:
     """Images, and the smallest and largest class, of each split."""
     rows = []
-    for name, split in (run.dataset.get("splits") or {}).items():
-        split = {"images": split} if isinstance(split, int) else split
-        counts = split.get("counts") or split.get("per_class") or {}
-        counts = (
-            counts if isinstance(counts, Mapping) else dict(zip(run.classes, counts, strict=False))
-        )
-        order = sorted(counts.items(), key=lambda item: item[1])
-        images = split.get("images", sum(counts.values()) or None)
-        ends = {"least": order[0], "most": order[-1]} if order else {"least": None, "most": None}
-        rows.append({"name": name, "images": images, **ends})
+    for name, images in (run.dataset.get("samples") or {}).items():
+        counts = zip(run.classes, run.dataset["counts"][name], strict=True)
+        order = sorted(counts, key=lambda pair: pair[1])
+        rows.append({"name": name, "images": images, "least": order[0], "most": order[-1]})
     return rows
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from sinet.errors import SinetError
 from sinet.files import read_json
+from sinet.models.spec import ModelSpec
 from sinet.report.predictions import Predictions, load_predictions
 
 T = TypeVar("T")
@@ -230,7 +231,7 @@ def _timing(value: Any) -> Timing | None:
 
 
 def _label(spec: Mapping[str, Any]) -> str:
-    return f"{spec['name']}@{spec['size']}"
+    return ModelSpec.from_dict({**spec, "weights": None}).label
 
 
 def _candidate(value: Mapping[str, Any]) -> CandidateRow:

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+from sinet.compression import quantize
+from sinet.compression.quantize import (
+    METHODS,
+    needs_reduce_range,
+    quantize_best,
+    quantize_onnx,
+)
+from sinet.errors import UsageError
+
+
+class Net(nn.Module):
+    """Dense, depthwise and pointwise convolutions, ReLU, a residual sum and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.depth = nn.Conv2d(16, 16, 3, 1, 1, groups=16)
+        self.point = nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = x + torch.relu(self.point(self.depth(x)))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from torch.onnx import export
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("net") / "net.onnx"
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(
+            Net().eval(), (torch.zeros(2, 3, 16, 16),), str(path), input_names=["input"],
+            output_names=["logits"], dynamic_axes={"input": {0: "n"}, "logits": {0: "n"}},
+            opset_version=20, dynamo=False,
+        )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((8, 3, 16, 16)).astype(np.float32) for _ in range(3)]
+
+
+def logits(path: Path, images: np.ndarray) -> np.ndarray:
+    return np.asarray(ort.InferenceSession(str(path)).run(None, {"input": images})[0])
+
+
+def agreement(network: Path, images: np.ndarray):
+    expected = logits(network, images).argmax(1)
+    return lambda path: float((logits(path, images).argmax(1) == expected).mean())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_stays_near_float(
+    network: Path, batches: list[np.ndarray], tmp_path: Path, method: quantize.Method
+) -> None:
+    out = quantize_onnx(network, tmp_path / "int8.onnx", iter(batches), method=method)
+    exact, ours = logits(network, batches[0]), logits(out, batches[0])
+    error = np.square(exact - ours).mean() / np.square(exact).mean()
+    assert 0 < error < (0.2 if method == "entropy" else 0.005)
+
+
+def test_form_of_the_file(network: Path, batches: list[np.ndarray], tmp_path: Path) -> None:
+    model = onnx.load(str(quantize_onnx(network, tmp_path / "int8.onnx", batches)))
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    zeros = {name: t for name, t in tensors.items() if "zero_point" in name}
+    weights = {t.data_type for name, t in zeros.items() if t.dims and "weight" in name}
+    assert weights == {onnx.TensorProto.INT8}, "weights are S8 with one scale a channel"
+    inputs = {t.data_type for name, t in zeros.items() if name.startswith("input")}
+    assert inputs == {onnx.TensorProto.UINT8}, "activations are U8"
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_excluded_nodes_stay_in_float(
+    network: Path, batches: list[np.ndarray], tmp_path: Path
+) -> None:
+    convolutions = [n.name for n in onnx.load(str(network)).graph.node if n.op_type == "Conv"]
+
+    def float_weights(exclude: list[str]) -> int:
+        out = quantize_onnx(network, tmp_path / "int8.onnx", batches, exclude=exclude)
+        graph = onnx.load(str(out)).graph
+        names = {tensor.name for tensor in graph.initializer}
+        return sum(node.op_type == "Conv" and node.input[1] in names for node in graph.node)
+
+    assert float_weights([]) == 0
+    assert float_weights(convolutions[:2]) == 2
+
+
+def test_the_first_good_enough_method_is_kept(
+    network: Path, batches: list[np.ndarray], tmp_path: Path
+) -> None:
+    report = quantize_best(
+        network, tmp_path / "int8.onnx", batches, lambda _: 0.9, reference=0.904, max_drop=0.5
+    )
+    assert [attempt.method for attempt in report.attempts] == ["minmax"]
+    assert report.within
+    assert report.best.drop == pytest.approx(0.4)
+    assert "minmax: 90.00% (-0.40 points" in str(report.best)
+    assert logits(report.path, batches[0]).shape == (8, 10)
+
+
+def test_when_no_method_will_do_the_worst_layers_stay_in_float(
+    network: Path, batches: list[np.ndarray], tmp_path: Path
+) -> None:
+    def floats_help(path: Path) -> float:
+        quantized = sum(
+            "weight_quantized" in t.name for t in onnx.load(str(path)).graph.initializer
+        )
+        return 1 - quantized / 100
+
+    report = quantize_best(
+        network, tmp_path / "int8.onnx", batches, floats_help, reference=1.0, max_drop=3.0
+    )
+    assert [attempt.method for attempt in report.attempts[:3]] == list(METHODS)
+    assert [bool(attempt.excluded) for attempt in report.attempts] == [False] * 3 + [True]
+    assert report.within
+    assert report.best is report.attempts[-1]
+    assert floats_help(report.path) == pytest.approx(report.best.metric)
+
+
+def test_when_nothing_will_do_the_best_is_kept_and_the_report_says_so(
+    network: Path, batches: list[np.ndarray], tmp_path: Path
+) -> None:
+    scores = iter([0.5, 0.7, 0.6, 0.65, 0.66])
+    report = quantize_best(
+        network, tmp_path / "int8.onnx", batches, lambda _: next(scores), reference=0.9
+    )
+    assert not report.within
+    assert (report.best.method, report.best.metric) == ("percentile", 0.7)
+    assert all(attempt.method == "percentile" for attempt in report.attempts[3:])
+
+
+def test_the_most_harmful_layer_comes_first(
+    network: Path, batches: list[np.ndarray], tmp_path: Path
+) -> None:
+    """One channel a thousand times wider than the rest ruins the U8 steps of what reads it."""
+    model = onnx.load(str(network))
+    for node in model.graph.node:
+        if node.op_type == "Gemm":
+            head = node.name
+    for tensor in model.graph.initializer:
+        if tensor.name == "point.bias":
+            bias = onnx.numpy_helper.to_array(tensor).copy()
+            bias[0] = 1000
+            tensor.CopyFrom(onnx.numpy_helper.from_array(bias, tensor.name))
+        if tensor.name == "head.weight":
+            weight = onnx.numpy_helper.to_array(tensor).copy()
+            weight[:, 0] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    prepared = quantize._prepare(tmp_path / "net.onnx", tmp_path)
+    ranges = quantize._calibrate(prepared, batches, "minmax")
+    worst = quantize._worst_first(prepared, ranges, batches, tmp_path)[0]
+    assert any("point" in name or name == head for name in worst)
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "flags : avx2 avx512f avx512_vnni", False),
+        ("x86_64", "flags : avx2 avx_vnni", False),
+        ("x86_64", "flags : avx2 avx512f", True),
+        ("AMD64", None, True),
+        ("aarch64", None, False),
+    ],
+)
+def test_seven_bits_only_where_sums_overflow(
+    monkeypatch: pytest.MonkeyPatch, machine: str, flags: str | None, expected: bool
+) -> None:
+    def read(*_: object, **__: object) -> str:
+        if flags is None:
+            raise FileNotFoundError
+        return flags
+
+    monkeypatch.setattr(quantize.platform, "machine", lambda: machine)
+    monkeypatch.setattr(Path, "read_text", read)
+    assert needs_reduce_range() is expected
+
+
+def test_errors_name_the_file_and_the_method(
+    network: Path, batches: list[np.ndarray], tmp_path: Path
+) -> None:
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(UsageError, match=r"junk\.onnx cannot be quantized"):
+        quantize_onnx(tmp_path / "junk.onnx", tmp_path / "out.onnx", batches)
+    with pytest.raises(UsageError, match="did you mean 'minmax'"):
+        quantize_onnx(network, tmp_path / "out.onnx", batches, method="minimax")  # type: ignore[arg-type]
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_nothing_is_printed(network: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np; from sinet.compression.quantize import quantize_onnx;"
+        "x = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype('float32');"
+        "quantize_onnx(sys.argv[1], sys.argv[2], [x], method='percentile')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(network), str(tmp_path / "out.onnx")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == ""
+    assert done.stderr == ""
