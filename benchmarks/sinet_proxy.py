@@ -64,7 +64,7 @@ def main(
             0,
             "higher",
             seeds=range(seeds),
-            spread=(low, high),
+            spread=(low, high) if seeds > 1 else None,
             extra={
                 **results,
                 "train_images": len(loaded.train),

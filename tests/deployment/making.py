@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from sinet.data.preprocess import Preprocess
+from sinet.data.preprocess import Preprocess, PreprocessModule
 from sinet.deployment.export import assemble, describe, export_network
 from sinet.models.spec import ModelSpec
 from sinet.training.recipe import Recipe
@@ -32,6 +32,14 @@ def lively(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+@torch.no_grad()
+def _spread(model: nn.Module, images: torch.Tensor) -> None:
+    """Set the last layer so that logits have mean 0 and deviation 2: every class is named."""
+    head: nn.Linear = model.get_classifier()  # type: ignore[operator]
+    head.weight *= 2 / model(images).std(0)[:, None]
+    head.bias -= model(images).mean(0)
+
+
 def make_trained(
     folder: Path, name: str = "test_efficientnet", size: int = 48, channels: int = 3, **kwargs: Any
 ) -> Trained:
@@ -39,10 +47,13 @@ def make_trained(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     spec = ModelSpec(name, size)
-    save_weights(lively(spec.create(len(IDS), channels)).state_dict(), folder)
+    preprocess = Preprocess(size, channels, (0.4, 0.5, 0.6)[:channels], (0.2,) * channels, 0.9)
+    model = lively(spec.create(len(IDS), channels))
+    _spread(model, PreprocessModule(preprocess)(torch.from_numpy(pictures(32, 60, 60, channels))))
+    save_weights(model.state_dict(), folder)
     trained = Trained(
         spec=spec,
-        preprocess=Preprocess(size, channels, (0.4, 0.5, 0.6)[:channels], (0.2,) * channels, 0.9),
+        preprocess=preprocess,
         recipe=Recipe(),
         classes=CLASSES,
         class_ids=IDS,

@@ -11,7 +11,7 @@ import torch
 from onnx_files import classifier
 from torch import nn
 
-from sinet.errors import GateError
+from sinet.errors import DataError, GateError
 from sinet.measurement.latency import Latency
 from sinet.measurement.verify import (
     Row,
@@ -115,6 +115,20 @@ def test_a_worse_int8_file_stays_at_home(tmp_path: Path) -> None:
     assert verdict.shipped == "fp32"
     assert "INT8 loses 100.00 points" in verdict.why
     assert verdict.rows[2].max_difference > 0.1
+
+
+def test_images_damaged_in_the_middle_are_left_out_and_counted(tmp_path: Path) -> None:
+    class Damaged(Split):
+        def image(self, i: int, channels: int) -> np.ndarray:
+            if i in (0, 5):
+                raise DataError(f"{self.names[i]} is cut short")
+            return super().image(i, channels)
+
+    files = {"fp32": classifier(tmp_path / "fp32.onnx", WEIGHTS), "int8": None}
+    verdict = verify(linear(), MeanColour(), files, Damaged(), threads=1, seconds=0.1)
+    assert (verdict.images, verdict.unreadable) == (28, 2)
+    assert verdict.row.metric == 1.0
+    assert "image 5" not in verdict.predictions.names
 
 
 @pytest.mark.parametrize("shift", [0.01, float("nan")])

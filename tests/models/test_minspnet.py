@@ -50,8 +50,8 @@ def test_fusion_hears_every_late_stage(stage: int) -> None:
     assert gradient.any()
 
 
-@pytest.mark.parametrize("attn", ["se", "eca", "cbam", None])
-def test_attention_is_optional(attn: str | None) -> None:
+@pytest.mark.parametrize("attn", ["se", "eca", "cbam", None, [None, "se", "se", "cbam"]])
+def test_attention_is_optional(attn: str | list[str | None] | None) -> None:
     assert create("minspnet_test", attn_layer=attn)(images(1)).shape == (1, 10)
 
 

@@ -88,9 +88,9 @@ def equal_recipe(
 def paired_gain(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
     """(mean, low, high) of the differences seed by seed; low and high are +- 2 standard errors.
 
-    With a single seed the interval is unknown and taken as 2 points either way.
+    A single seed has no interval: low and high are then the mean, and nothing is decided by it.
     """
     gains = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean = statistics.fmean(gains)
-    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 1.0
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
     return mean, mean - 2 * error, mean + 2 * error

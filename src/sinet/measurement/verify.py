@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from sinet.errors import GateError
+from sinet.errors import DataError, GateError
 from sinet.measurement.latency import (
     Latency,
     compare_files,
@@ -86,13 +86,25 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The table, what ships and why."""
+    """The table, what ships and why.
+
+    Attributes:
+        rows: eager, fp32 and, where one was made, int8.
+        metric_name: "val/top1" or "val/map".
+        shipped: name of the row whose file ships.
+        why: in words.
+        images: how many were judged.
+        unreadable: how many images of the split could not be decoded and were left out.
+        within_budget: whether the shipped file's median keeps the latency limit.
+        predictions: of the shipped file.
+    """
 
     rows: tuple[Row, ...]
     metric_name: str
     shipped: str
     why: str
     images: int
+    unreadable: int
     within_budget: bool
     predictions: Predictions
 
@@ -108,6 +120,7 @@ class Verdict:
             "why": self.why,
             "metric_name": self.metric_name,
             "images": self.images,
+            "unreadable": self.unreadable,
             "within_budget": self.within_budget,
             "rows": [asdict(r) for r in self.rows],
         }
@@ -147,11 +160,14 @@ def verify(
 
     Raises:
         GateError: the FP32 file disagrees with the eager model by more than `FP32_TOLERANCE`.
+        DataError: no image can be read.
     """
     threads = threads or default_threads()
     paths = {name: Path(path) for name, path in files.items() if path is not None}
-    outputs, reference = _run_all(eager, preprocess, paths, split, channels, threads, progress)
-    labels = np.asarray(split.labels)
+    outputs, reference, used = _run_all(
+        eager, preprocess, paths, split, channels, threads, progress
+    )
+    labels = np.asarray(split.labels)[used]
     scale = max(1.0, float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))))
     logits = {"eager": reference, **{name: out[0] for name, out in outputs.items()}}
     gaps = {name: float(np.abs(value - reference).max()) / scale for name, value in logits.items()}
@@ -160,7 +176,7 @@ def verify(
             f"{paths['fp32']} differs from the trained model by {gaps['fp32']:.2g} (allowed: "
             f"{FP32_TOLERANCE:g}); nothing ships. Export again; if it stays, choose another model"
         )
-    image = split.image(0, channels)[None]
+    image = split.image(used[0], channels)[None]
     latency = compare_files(paths, image, threads=threads, spinning=spinning, seconds=seconds)
     rows = []
     for name, value in logits.items():
@@ -171,13 +187,14 @@ def verify(
         rows.append(row)
     shipped, why = decide({r.name: r for r in rows}, max_drop)
     ms = latency[shipped].median_ms
-    names = [str(n) for n in split.names]
+    names = [str(split.names[i]) for i in used]
     return Verdict(
         rows=tuple(rows),
         metric_name="val/map" if multilabel else "val/top1",
         shipped=shipped,
         why=why,
-        images=len(labels),
+        images=len(used),
+        unreadable=len(split) - len(used),
         within_budget=budget_ms is None or ms <= budget_ms,
         predictions=Predictions(names, labels, outputs[shipped][1]),
     )
@@ -255,11 +272,14 @@ def interval(logits: Array, labels: Array, multilabel: bool) -> tuple[float, flo
 def _batches(
     split: Images, channels: int, limit: int = 64
 ) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
-    """Neighbouring images of one shape as (indices, (N, H, W, C))."""
+    """Neighbouring images of one shape as (indices, (N, H, W, C)); unreadable ones left out."""
     indices: list[int] = []
     images: list[npt.NDArray[np.uint8]] = []
     for i in range(len(split)):
-        image = split.image(i, channels)
+        try:
+            image = split.image(i, channels)
+        except DataError:  # damage in the middle of a file is only found when it is decoded
+            continue
         if images and (len(images) == limit or image.shape != images[0].shape):
             yield indices, np.stack(images)
             indices, images = [], []
@@ -277,24 +297,28 @@ def _run_all(
     channels: int,
     threads: int,
     progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, tuple[Array, Array]], Array]:
-    """File -> (logits, probabilities), and the eager model's logits, each image decoded once."""
+) -> tuple[dict[str, tuple[Array, Array]], Array, list[int]]:
+    """File -> (logits, probabilities), the eager model's logits, and which images could be read."""
     opened = {name: session(path, threads) for name, path in paths.items()}
     parts: dict[str, list[tuple[Array, Array]]] = {name: [] for name in paths}
     reference: list[Array] = []
+    used: list[int] = []
     eager, preprocess = eager.eval(), preprocess.eval()
     for indices, images in _batches(split, channels):
+        used += indices
         for name, file in opened.items():
             parts[name].append(tuple(file.run(["logits", "probabilities"], {"images": images})))
         with torch.inference_mode():
             reference.append(eager(preprocess(torch.from_numpy(images))).float().numpy())
         if progress is not None:
             progress(indices[-1] + 1, len(split))
+    if not used:
+        raise DataError("none of the images to verify with can be read; see `sinet inspect`")
     outputs = {
         name: (np.concatenate([p[0] for p in part]), np.concatenate([p[1] for p in part]))
         for name, part in parts.items()
     }
-    return outputs, np.concatenate(reference)
+    return outputs, np.concatenate(reference), used
 
 
 def _with_file(row: Row, path: Path, latency: Latency, shape: tuple[int, ...], threads: int) -> Row:

@@ -27,6 +27,7 @@ from timm.layers import (
     create_act_layer,
     create_attn,
     get_act_layer,
+    to_ntuple,
 )
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
@@ -206,7 +207,7 @@ class Minspnet(StagedNet):
         stem_stride: int = 2,
         strides: Sequence[int] = (2, 2, 2, 2),
         act_layer: str | Act = "relu",
-        attn_layer: str | None = "se",
+        attn_layer: str | Sequence[str | None] | None = "se",
         drop_rate: float = 0.2,
         drop_path_rate: float = 0.0,
         num_classes: int = 1000,
@@ -226,7 +227,7 @@ class Minspnet(StagedNet):
             stem_stride: 2, or 1 for images of about 64 px and less.
             strides: step at each stage's entry.
             act_layer: any timm activation; "relu" quantizes best, "swish" is smoother.
-            attn_layer: any of timm's light attentions: "se", "eca", "cbam", None.
+            attn_layer: any of timm's light attentions: "se", "eca", "cbam", None; or one a stage.
             drop_rate: dropout before the classifier.
             drop_path_rate: stochastic depth of the last block, rising linearly from zero.
             num_classes: 0 leaves the classifier out.
@@ -239,13 +240,14 @@ class Minspnet(StagedNet):
             ConvNorm(in_chans, stem_width, 3, stem_stride), create_act_layer(act, inplace=True)
         )
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        attns = to_ntuple(len(dims))(attn_layer)
         stages: list[nn.Module] = []
         width, reduction = stem_width, stem_stride
         for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
             blocks = []
             for j in range(depth):
                 step, rate = strides[i] if j == 0 else 1, rates[i][j]
-                args = (kernel_sizes[i], step, expansion, attn_layer, rate, act)
+                args = (kernel_sizes[i], step, expansion, attns[i], rate, act)
                 blocks.append(Bottleneck(width, dim, *args))
                 width = dim
             stages.append(nn.Sequential(*blocks))
@@ -298,7 +300,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     },
     "minspnet_large": {
         "dims": (40, 80, 160, 288), "depths": (2, 4, 8, 4), "stem_width": 32,
-        "fusion_width": 768, "act_layer": "swish", "attn_layer": "cbam", "drop_rate": 0.3,
+        "fusion_width": 768, "drop_rate": 0.3, "act_layer": "swish",
+        "attn_layer": ("se", "se", "se", "cbam"),
     },
 }  # fmt: skip
 default_cfgs = generate_default_cfgs({name: default_cfg() for name in _VARIANTS})
@@ -335,5 +338,5 @@ def minspnet_medium(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model  # type: ignore[untyped-decorator]
 def minspnet_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swish and channel-and-spatial attention."""
+    """Swish, squeeze-excite, and channel-and-spatial attention in the last stage."""
     return _create("minspnet_large", pretrained, **kwargs)

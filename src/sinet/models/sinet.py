@@ -151,7 +151,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "stem_width": 8, "head_width": 64,
     },
     "sinet_tiny": {
-        "dims": (32, 64, 128, 256), "depths": (2, 2, 5, 2), "attention": (0, 0, 0, 1),
+        "dims": (32, 64, 128, 256), "depths": (2, 2, 4, 2), "attention": (0, 0, 0, 1),
         "stem_width": 16, "head_width": 640,
     },
     "sinet_small": {

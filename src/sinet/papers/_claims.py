@@ -74,9 +74,11 @@ def not_less_accurate(
     }
     why = (
         f"{ours[0]} is {gain:+.2f} points ({low:+.2f} to {high:+.2f}) against {other[0]} after "
-        f"{recipe.epochs:g} epochs on {len(data.train)} images, {len(seeds)} seed(s)"
+        f"{recipe.epochs:g} epochs on {len(data.train)} images, {len(seeds)} seeds"
     )
-    return Finding(claim, paper, measured, judged(gain, low, high), why)
+    if len(seeds) < 2:
+        return Finding(claim, paper, measured, "not decided", f"{why}: one decides nothing")
+    return Finding(claim, paper, measured, judged(low, high), why)
 
 
 def not_slower(

@@ -142,8 +142,8 @@ def overall(findings: Sequence[Finding]) -> Outcome:
     return "confirmed" if verdicts == {"confirmed"} else "not decided"
 
 
-def judged(gain: float, low: float, high: float) -> Outcome:
-    """The verdict on "at least zero" for a measured gain with its interval."""
+def judged(low: float, high: float) -> Outcome:
+    """The verdict on "a gain of at least zero" from the interval of the measured gain."""
     if low >= 0:
         return "confirmed"
     return "refuted" if high < 0 else "not decided"

@@ -11,25 +11,20 @@ import logging
 import os
 import statistics
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from sinet.data.dataset import ImageDataset
 from sinet.data.preprocess import Preprocess
-from sinet.errors import UsageError, unknown
+from sinet.errors import UsageError
 from sinet.models.spec import ModelSpec
 from sinet.models.weights import load_weights
 from sinet.training.average import Average, moving_average
 from sinet.training.checkpoint import (
-    AtomicCheckpoints,
     Keeper,
     check_same_run,
     read_checkpoint,
@@ -47,9 +42,9 @@ from sinet.training.trained import (
     save_weights,
     weights_file,
 )
+from sinet.training.trainer import accelerator_for, make_trainer, quiet
 
 _log = logging.getLogger(__name__)
-_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class TaskFactory(Protocol):
@@ -121,8 +116,10 @@ def train(
     learner = task(network, data, recipe, preprocess)
     learner.train()
     run = _Run(learner, recipe, out, described, workers, progress)
-    with _quiet():
-        trainer = make_trainer(recipe, out, device, strategy, run)
+    with quiet():
+        trainer = make_trainer(
+            recipe, out, run.order.steps, run.callbacks, device=device, strategy=strategy
+        )
         with run.keeper.listening():
             trainer.fit(learner, run.batches, ckpt_path=checkpoint if resuming else None)
     trained = run.result(spec, data, preprocess, init)
@@ -259,76 +256,6 @@ def describe_run(
     return plain
 
 
-def make_trainer(recipe: Recipe, out: Path, device: str, strategy: str, run: _Run) -> pl.Trainer:
-    """Lightning's Trainer for this device and, under torchrun, these processes."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    accelerator, devices = _accelerator(device)
-    if recipe.precision == "fp16" and accelerator == "cpu":
-        raise UsageError("precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
-    if strategy not in {"auto", "ddp", "fsdp"}:
-        raise unknown("strategy", strategy, ("auto", "ddp", "fsdp"))
-    if strategy == "fsdp" and recipe.ema:
-        raise UsageError("strategy fsdp spreads the weights over devices; set ema=0 with it")
-    if strategy == "auto" and world > 1:
-        strategy = "ddp"
-    return pl.Trainer(
-        accelerator=accelerator,
-        devices=local if world > 1 else devices,
-        num_nodes=max(1, world // local),
-        strategy=strategy,
-        precision=_PRECISIONS[recipe.precision],
-        sync_batchnorm=world > 1 and accelerator == "cuda",  # PyTorch has it for GPUs only
-        max_epochs=1,  # one stream of batches; see loader.py
-        max_steps=run.order.steps,
-        gradient_clip_val=recipe.grad_clip or None,
-        plugins=[AtomicCheckpoints()],
-        callbacks=run.callbacks,
-        logger=TensorBoardLogger(out, name="tensorboard", version=""),
-        default_root_dir=out,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-    )
-
-
-def _accelerator(device: str) -> tuple[str, int | list[int]]:
-    kind, _, number = device.partition(":")
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if kind == "auto":
-        kind = next(name for name, available in there.items() if available)
-    if kind not in there:
-        raise unknown("device", device, ("auto", *there))
-    if not there[kind]:
-        raise UsageError(f"device {device!r} is not available here; use --device auto or cpu")
-    if number and not number.isdigit():
-        raise UsageError(f"device {device!r}: expected a number after the colon, as in cuda:1")
-    return kind, [int(number)] if number else 1
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's tips from the terminal: what matters here is said by the journal."""
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def step_seconds(
     spec: ModelSpec,
     data: ImageDataset,
@@ -341,10 +268,11 @@ def step_seconds(
     """Median seconds of an optimizer step as `train` would take it, on real images.
 
     Augmentation, forward, backward, optimizer and average are in it; two steps warm up. It is
-    measured on the CPU or the first GPU, at the final image size.
+    measured on the CPU or the first GPU, at the final image size. Slow steps are measured less
+    often: after eight seconds what was measured must do.
     """
     torch.manual_seed(recipe.seed)
-    kind, _ = _accelerator("auto")
+    kind, _ = accelerator_for("auto")
     network = build_network(spec, data, recipe, preprocess.channels, load=False)
     learner = task(network, data, recipe.replace(progressive=1.0), preprocess).to(kind)
     learner.train()
@@ -367,4 +295,6 @@ def step_seconds(
         if kind == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
+        if step >= 2 and sum(seconds) > 8:
+            break
     return statistics.median(seconds[2:])
