@@ -43,8 +43,10 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist, with the nearest names that do."""
     known = list(known)
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else (
-        f"known: {', '.join(sorted(known)[:12])}{' ...' if len(known) > 12 else ''}"
+    hint = (
+        f"did you mean {' or '.join(repr(n) for n in near)}?"
+        if near
+        else (f"known: {', '.join(sorted(known)[:12])}{' ...' if len(known) > 12 else ''}")
     )
     return UsageError(f"unknown {kind} {given!r}; {hint}")
 

@@ -6,7 +6,6 @@ done already (timed candidates, finished trials, checkpoints) is not done again.
 
 from __future__ import annotations
 
-import fnmatch
 import shlex
 import sys
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from sinet.data.inspection import inspect_dataset
 from sinet.data.sheet import draw_sheet
 from sinet.deployment.export import assemble, describe, export_network
 from sinet.deployment.ship import Card, ship
-from sinet.errors import BudgetError, DataError, UsageError, unknown
+from sinet.errors import BudgetError, DataError, UsageError
 from sinet.files import atomic_path, read_json, write_json, write_text
 from sinet.measurement.latency import session
 from sinet.measurement.layers import layer_times
@@ -40,7 +39,7 @@ from sinet.report.terminal import Voice
 from sinet.search.budget import Budget
 from sinet.search.candidates import Candidate, near_misses, time_candidates
 from sinet.search.halving import Job, Search, Trial, successive_halving
-from sinet.search.specs import default_specs, hub_reachable
+from sinet.search.specs import default_specs, hub_reachable, matching_specs
 from sinet.tasks import Classify
 from sinet.tasks.train_command import split_overrides
 from sinet.training.inputs import pixel_stats, preprocess_for
@@ -222,11 +221,12 @@ def _timed(run: _Run, data: ImageDataset) -> list[Candidate]:
     config = run.config
     height, width = typical_size(data)
     folder = Path(config.weights) if config.weights else None
-    specs = default_specs(min(height, width), folder=folder, hub=hub_reachable())
+    options = {"folder": folder, "hub": hub_reachable()}
+    side = min(height, width)
     if config.models:
-        specs = [s for s in specs if any(fnmatch.fnmatch(s.name, m) for m in config.models)]
-        if not specs:
-            raise unknown("model", ", ".join(config.models), {s.name for s in default_specs(224)})
+        specs = matching_specs(config.models, side, **options)
+    else:
+        specs = default_specs(side, **options)
     profile = DeviceProfile.load(config.profile) if config.profile else None
     for note in profile.notes() if profile else ():
         run.say("warning", note)

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 import tiny
+
 from sinet.training.journal import as_csv
 
 

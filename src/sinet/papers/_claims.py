@@ -74,7 +74,7 @@ def not_less_accurate(
     }
     why = (
         f"{ours[0]} is {gain:+.2f} points ({low:+.2f} to {high:+.2f}) against {other[0]} after "
-        f"{recipe.epochs:g} epochs on {len(data.train)} images, {len(seeds)} seeds"
+        f"{recipe.epochs:g} epochs on {len(data.train)} images, {len(seeds)} seed(s)"
     )
     if len(seeds) < 2:
         return Finding(claim, paper, measured, "not decided", f"{why}: one decides nothing")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import timm
 
+from sinet.errors import unknown
 from sinet.models.spec import ModelSpec
 from sinet.models.weights import find_pretrained
 
@@ -63,6 +65,33 @@ def default_specs(
     ]
     specs = [*best, *ours, *smaller[: len(best)], *peers, *smaller]
     return list(dict.fromkeys(specs))
+
+
+def matching_specs(
+    patterns: Sequence[str], image_size: int, *, folder: Path | None = None, hub: bool = False
+) -> list[ModelSpec]:
+    """The usual networks of these names; of other registered names, one spec each.
+
+    Args:
+        patterns: names, wildcards allowed.
+        image_size: as for `default_specs`.
+        folder: likewise.
+        hub: likewise.
+
+    Raises:
+        UsageError: a pattern that no registered name matches.
+    """
+    usual = default_specs(image_size, folder=folder, hub=hub)
+    size = 64 if image_size <= SMALL_IMAGE else _photo_sizes(image_size)[0]
+    specs: list[ModelSpec] = []
+    for pattern in patterns:
+        found = [s for s in usual if fnmatch.fnmatch(s.name, pattern)]
+        names = [] if found else timm.list_models(pattern)
+        if not found and not names:
+            raise unknown("model", pattern, timm.list_models())
+        specs += found
+        specs += [ModelSpec(n, _fit(n, size), weights=_weights(n, folder, hub)) for n in names]
+    return specs
 
 
 def _photo_sizes(image_size: int) -> tuple[int, ...]:
