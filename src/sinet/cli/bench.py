@@ -66,6 +66,6 @@ def _show(rows: list[BenchRow], precision: str) -> None:
                 f"{row.efficiency:.0%}",
             )
         quartiles = f"{ms.q1_ms:.2f}-{ms.q3_ms:.2f}"
-        cells = (f"{ms.median_ms:.2f}", quartiles, *known, f"{row.file_mb:.2f}")
+        cells = (f"{ms.median_ms:.2f}", quartiles, *known, f"{row.file_mb:.1f}")
         table.add_row(escape(row.name), *cells)
     console.print(table)

@@ -40,7 +40,7 @@ def models(
     table = Table(pad_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("model", "from"):
         table.add_column(column, no_wrap=True)
-    for column in ("px", "Mparam", "MMACs", "Mact"):
+    for column in ("px", "Mparam", "MMACs"):
         table.add_column(column, justify="right", no_wrap=True)
     rows = {}
     if timed:
@@ -56,7 +56,7 @@ def models(
         ours = timm.model_entrypoint(name).__module__.startswith("sinet.")
         cells = [
             str(own),
-            *(f"{v / 1e6:.1f}" for v in (facts.params, facts.macs, facts.activations)),
+            *(f"{v / 1e6:.1f}" for v in (facts.params, facts.macs)),
         ]
         if row := rows.get(name):
             ms = row.latency
