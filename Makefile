@@ -56,7 +56,7 @@ $(BIN)/python:
 
 # A stamp per set of extras; it is older than pyproject.toml when a dependency has changed.
 $(VENV)/.core: pyproject.toml | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e '.[weights]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

@@ -238,7 +238,7 @@ def _timed(run: _Run, data: ImageDataset) -> list[Candidate]:
             channels=data.channels,
             num_classes=data.num_classes,
             threads=config.threads or None,
-            seconds=min(TIMING_SECONDS, 30 * config.minutes),
+            seconds=min(TIMING_SECONDS, 20 * config.minutes),
             progress=lambda done, total, _: bar(done, total),
             profile=profile,
         )
