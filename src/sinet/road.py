@@ -26,7 +26,7 @@ from sinet.data.inspection import inspect_dataset
 from sinet.data.sheet import draw_sheet
 from sinet.deployment.export import assemble, describe, export_network
 from sinet.deployment.ship import Card, ship
-from sinet.errors import BudgetError, DataError, UsageError
+from sinet.errors import BudgetError, DataError, UsageError, unknown
 from sinet.files import atomic_path, read_json, write_json, write_text
 from sinet.measurement.latency import session
 from sinet.measurement.layers import layer_times
@@ -108,22 +108,36 @@ class FitConfig:
         return recipe.replace(seed=self.seed, **split_overrides(self.overrides)[0])
 
 
-def fit(config: FitConfig, *, dry_run: bool = False, console: Console | None = None) -> Path:
+def fit(
+    data: str | Path,
+    budget: str = "",
+    *,
+    dry_run: bool = False,
+    console: Console | None = None,
+    **options: Any,
+) -> Path:
     """From images and a budget to a model that ships, with its report.
 
     Args:
-        config: what is asked for.
+        data: folder, file or archive of images.
+        budget: limits of the shipped file, such as "10ms" or "30fps,4MB"; empty = none.
         dry_run: stop after the table of candidates.
         console: where to say what happens; standard output if None.
+        **options: the other fields of `FitConfig`, such as `minutes=30`.
 
     Returns:
         The run folder: `model.onnx`, `ship/`, `report.html` and all that they were made from.
 
     Raises:
         DataError: the images cannot be used.
+        UsageError: an option makes no sense, or the run folder holds another run.
         BudgetError: nothing keeps the budget; the report says what comes nearest.
         GateError: the exported file disagrees with the trained model.
     """
+    for name in options:
+        if name not in FitConfig.__dataclass_fields__:
+            raise unknown("option of fit", name, FitConfig.__dataclass_fields__)
+    config = FitConfig(str(data), budget, **options)
     run = _Run(config, console)
     with run.reported():
         data = inspect(run)

@@ -44,12 +44,12 @@ def fit(
 
     Example: `sinet fit photos/ --budget 10ms --minutes 30`
     """
-    from sinet.road import FitConfig
     from sinet.road import fit as run
 
-    config = FitConfig(
-        data=str(data),
-        budget=",".join(part for part in (budget, size) if part),
+    run(
+        data,
+        ",".join(part for part in (budget, size) if part),
+        dry_run=dry_run,
         minutes=minutes,
         out=str(out or ""),
         profile=str(profile or ""),
@@ -62,4 +62,3 @@ def fit(
         device=device,
         seed=seed,
     )
-    run(config, dry_run=dry_run)
