@@ -140,13 +140,13 @@ def fit(
     config = FitConfig(str(data), budget, **options)
     run = _Run(config, console)
     with run.reported():
-        data = inspect(run)
-        candidates = time_models(run, data)
+        images = inspect(run)
+        candidates = time_models(run, images)
         if dry_run:
             return run.folder
-        trained = train_best(run, data, candidates)
-        file, verdict = shrink_and_verify(run, data, trained)
-        hand_over(run, data, trained, file, verdict)
+        trained = train_best(run, images, candidates)
+        file, verdict = shrink_and_verify(run, images, trained)
+        hand_over(run, images, trained, file, verdict)
     return run.folder
 
 
@@ -222,11 +222,13 @@ def time_models(run: _Run, data: ImageDataset) -> list[Candidate]:
         write_json(path, [c.to_dict() for c in candidates])
     run.candidates(candidates)
     if not any(c.fits for c in candidates):
-        nearest = near_misses(candidates, config.limits, 1)
-        best = f"; nearest: {nearest[0].spec.label} {nearest[0].precision}, {nearest[0].why}"
+        near = [
+            f"; nearest: {c.spec.label} {c.precision}, {c.why}"
+            for c in near_misses(candidates, config.limits, 1)
+        ]
         raise BudgetError(
-            f"none of {len(candidates)} candidates keeps {config.budget}"
-            f"{best if nearest else ''}; allow more, or name smaller models with --model"
+            f"none of {len(candidates)} candidates keeps {config.budget}{''.join(near)}; "
+            "allow more, or name smaller models with --model"
         )
     return candidates
 
@@ -235,12 +237,11 @@ def _timed(run: _Run, data: ImageDataset) -> list[Candidate]:
     config = run.config
     height, width = typical_size(data)
     folder = Path(config.weights) if config.weights else None
-    options = {"folder": folder, "hub": hub_reachable()}
-    side = min(height, width)
+    side, hub = min(height, width), hub_reachable()
     if config.models:
-        specs = matching_specs(config.models, side, **options)
+        specs = matching_specs(config.models, side, folder=folder, hub=hub)
     else:
-        specs = default_specs(side, **options)
+        specs = default_specs(side, folder=folder, hub=hub)
     profile = DeviceProfile.load(config.profile) if config.profile else None
     for note in profile.notes() if profile else ():
         run.say("warning", note)
