@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import draw
+from tests.conftest import draw
 from typer.testing import Result
 
 Run = Callable[..., Result]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import timm
 import torch
@@ -11,6 +13,13 @@ from .tester import ModelTester, create, images
 
 class TestMinspnet(ModelTester):
     module = "minspnet"
+    figures: ClassVar = {
+        "minspnet_test": (63_420, None),
+        "minspnet_minimal": (478_336, None),
+        "minspnet_small": (1_222_276, None),
+        "minspnet_medium": (2_495_532, None),
+        "minspnet_large": (6_080_204, None),
+    }
 
 
 def test_minimal_is_the_article_layer_by_layer() -> None:

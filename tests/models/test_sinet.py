@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import timm
 import torch
@@ -12,6 +14,13 @@ from .tester import ModelTester, create, images
 
 class TestSiNet(ModelTester):
     module = "sinet"
+    figures: ClassVar = {
+        "sinet_test": (178_104, None),
+        "sinet_tiny": (3_155_000, None),
+        "sinet_small": (6_353_312, None),
+        "sinet_base": (13_701_896, None),
+        "sinet_large": (44_205_176, None),
+    }
 
 
 @pytest.mark.parametrize(

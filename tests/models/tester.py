@@ -1,13 +1,12 @@
 """The battery that every family of models passes.
 
-Inherit `ModelTester` in `tests/models/test_<module>.py` to add what is special about a family; one
-without such a file gets the battery all the same (`test_families.py`). Checks that need a whole
+Inherit `ModelTester` in `tests/models/test_<module>.py` with the family's published figures; what a
+family cannot do is said there by a flag, and the flag is tested too. Checks that need a whole
 network run on the family's variants of less than a million parameters, of which it must have one.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,16 +17,18 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models import group_parameters
+from timm.models import group_parameters, save_for_hf
 from timm.utils import reparameterize_model
 from torch import nn
 
 import sinet.models
+from sinet.errors import UsageError
 from sinet.layers import ConvNorm
+from sinet.measurement.cost import cost
 from sinet.models import load_weights
 
-TABLE: dict[str, int] = json.loads((Path(__file__).parent / "parameters.json").read_text())
-SIZE = 64
+SMALL, LARGE = 1_000_000, 60_000_000
+"""Parameters below which a variant gets the whole battery, and above which only shapes are run."""
 
 
 def families() -> dict[str, list[str]]:
@@ -53,14 +54,12 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
-    """A small lively network in evaluation mode, the same at every call."""
+    """A lively network in evaluation mode, the same at every call."""
     torch.manual_seed(0)
     return lively(timm.create_model(name, **{"num_classes": 10, **kwargs})).eval()
 
 
-def images(
-    batch: int = 2, channels: int = 3, height: int = SIZE, width: int = SIZE
-) -> torch.Tensor:
+def images(batch: int = 2, channels: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
@@ -68,6 +67,16 @@ class ModelTester:
     """`variant` runs over all names of the family, `name` over the small ones (see conftest)."""
 
     module: ClassVar[str]
+    figures: ClassVar[dict[str, tuple[int, float | None]]]
+    """Every name: parameters, and multiply-adds at its own input size where they are published."""
+    size: ClassVar[int] = 64
+    """Height and width at which the battery runs."""
+    fixed_size: ClassVar[bool] = False
+    """The network is built for one image size (`img_size`) and refuses others."""
+    oblong: ClassVar[tuple[tuple[int, int], ...]] = ((33, 47), (64, 96), (97, 65))
+    """Odd and oblong (height, width) that must work."""
+    odd: ClassVar[int] = 75
+    """Another side at which the maps of `features_only` are checked."""
 
     @classmethod
     def variants(cls) -> list[str]:
@@ -75,19 +84,43 @@ class ModelTester:
 
     @classmethod
     def small_variants(cls) -> list[str]:
-        return [name for name in cls.variants() if TABLE.get(name, 0) < 1_000_000]
+        return [name for name in cls.variants() if cls.figures.get(name, (SMALL,))[0] < SMALL]
+
+    def create(self, name: str, **kwargs: Any) -> nn.Module:
+        """The network, for images of `self.size` if it is built for one size."""
+        if self.fixed_size:
+            kwargs = {"img_size": self.size, **kwargs}
+        return create(name, **kwargs)
+
+    def images(self, batch: int = 2, channels: int = 3, *shape: int) -> torch.Tensor:
+        height, width = shape or (self.size, self.size)
+        return images(batch, channels, height, width)
+
+    def side(self, size: int, reduction: int) -> int:
+        """Side of the map of this reduction: rounded up, as padded strided convolutions do."""
+        return -(-size // reduction)
 
     def test_has_a_small_variant(self) -> None:
         assert self.small_variants()
 
-    def test_parameter_count_is_in_the_table(self, variant: str) -> None:
+    def test_parameters_and_multiply_adds_are_the_published_ones(self, variant: str) -> None:
+        params, macs = self.figures[variant]
         with torch.device("meta"):
             model = timm.create_model(variant)
-        assert sum(p.numel() for p in model.parameters()) == TABLE[variant]
+        assert sum(p.numel() for p in model.parameters()) == params
+        if macs is not None:
+            channels, size, _ = model.pretrained_cfg["input_size"]
+            assert cost(model, size, channels).macs == pytest.approx(macs, rel=0.01)
 
     def test_forward_is_finite(self, variant: str) -> None:
+        if self.figures[variant][0] > LARGE:  # its shapes, without a gigabyte of weights
+            options = {"img_size": self.size} if self.fixed_size else {}
+            with torch.device("meta"):
+                model = timm.create_model(variant, num_classes=10, **options).eval()
+            assert model(self.images(1).to("meta")).shape == (1, 10)
+            return
         with torch.inference_mode():
-            logits = create(variant)(images(1))
+            logits = self.create(variant)(self.images(1))
         assert logits.shape == (1, 10)
         assert logits.isfinite().all()
 
@@ -95,32 +128,69 @@ class ModelTester:
         with torch.device("meta"):
             model = timm.create_model(variant)
         cfg = model.pretrained_cfg
-        assert cfg["input_size"] == (3, 224, 224)
-        assert model.get_submodule(cfg["first_conv"]).in_channels == 3
-        assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
+        channels, height, width = cfg["input_size"]
+        assert height == width
+        first, last = cfg["first_conv"], cfg["classifier"]
+        for layer in (first,) if isinstance(first, str) else first:
+            assert model.get_submodule(layer).weight.shape[1] == channels
+        for layer in (last,) if isinstance(last, str) else last:
+            assert model.get_submodule(layer).weight.shape[0] == cfg["num_classes"]
+        assert cfg.get("fixed_input_size", False) == self.fixed_size
+
+    def test_wrong_size_is_explained(self, name: str) -> None:
+        if not self.fixed_size:
+            return  # every size is right; see test_odd_and_oblong_sizes
+        model = self.create(name)
+        with pytest.raises(UsageError, match=str(self.size)):
+            model(self.images(1, 3, self.size + 32, self.size + 32))
+
+    def test_bfloat16_is_finite(self, name: str) -> None:
+        model = self.create(name).to(torch.bfloat16)
+        assert model(self.images(1).to(torch.bfloat16)).isfinite().all()
+
+    def test_double_precision(self, name: str) -> None:
+        """Nothing inside is bound to float32; the reference cases are checked in float64."""
+        model = self.create(name)
+        x = self.images(1)
+        exact = self.create(name).double()(x.double())
+        assert exact.dtype == torch.float64
+        torch.testing.assert_close(model(x).double(), exact, atol=1e-3, rtol=1e-3)
+
+    def test_compiles_to_one_graph(self, name: str) -> None:
+        model, x = self.create(name), self.images(1)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=1e-5)
+
+    def test_save_pretrained_round_trip(self, name: str, tmp_path: Path) -> None:
+        model = self.create(name)
+        options = {"img_size": self.size} if self.fixed_size else {}
+        save_for_hf(model, str(tmp_path), model_args=options, safe_serialization=True)
+        again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        assert again(self.images()).equal(model(self.images()))
 
     def test_gradient_reaches_every_parameter(self, name: str) -> None:
-        model = create(name).train()
-        model(images(4)).square().sum().backward()
+        model = self.create(name).train()
+        model(self.images(4)).square().sum().backward()
         for parameter_name, parameter in model.named_parameters():
             assert parameter.grad is not None, parameter_name
             assert parameter.grad.isfinite().all(), parameter_name
             assert parameter.grad.any(), parameter_name
 
-    @pytest.mark.parametrize(("height", "width"), [(33, 47), (64, 96), (97, 65)])
-    def test_odd_and_oblong_sizes(self, name: str, height: int, width: int) -> None:
-        with torch.inference_mode():
-            logits = create(name)(images(1, 3, height, width))
-        assert logits.shape == (1, 10)
-        assert logits.isfinite().all()
+    def test_odd_and_oblong_sizes(self, name: str) -> None:
+        assert bool(self.oblong) != self.fixed_size
+        for height, width in self.oblong:
+            with torch.inference_mode():
+                logits = self.create(name)(self.images(1, 3, height, width))
+            assert logits.shape == (1, 10)
+            assert logits.isfinite().all()
 
     @pytest.mark.parametrize("channels", [1, 4])
     def test_in_chans(self, name: str, channels: int) -> None:
-        assert create(name, in_chans=channels)(images(1, channels)).shape == (1, 10)
+        assert self.create(name, in_chans=channels)(self.images(1, channels)).shape == (1, 10)
 
     def test_head_options(self, name: str) -> None:
-        model = create(name, drop_rate=0.5)
-        x = images(1)
+        model = self.create(name, drop_rate=0.5)
+        x = self.images(1)
         features = model.forward_features(x)
         assert features.shape[:2] == (1, model.num_features)
         hidden = model.forward_head(features, pre_logits=True)
@@ -132,23 +202,26 @@ class ModelTester:
         assert model(x).shape == (1, 7)
         model.reset_classifier(0)
         assert model(x).equal(hidden)
-        assert create(name, num_classes=0)(x).shape == hidden.shape
+        assert self.create(name, num_classes=0)(x).shape == hidden.shape
         model.reset_classifier(0, "")
         assert model(x).shape[2:] == features.shape[2:]
-        assert create(name, global_pool="max")(x).shape == (1, 10)
+        assert self.create(name, global_pool="max")(x).shape == (1, 10)
 
     def test_dropout_only_while_training(self, name: str) -> None:
-        model, x = create(name, drop_rate=0.5), images(1)
+        model, x = self.create(name, drop_rate=0.5), self.images(1)
         assert model(x).equal(model(x))
         hidden = model.forward_features(x)
         model.train()
         assert not model.forward_head(hidden).equal(model.forward_head(hidden))
 
-    @pytest.mark.parametrize("size", [SIZE, 75])
-    def test_features_only_agrees_with_feature_info(self, name: str, size: int) -> None:
-        x = images(1, 3, size, size)
-        plain = create(name)
-        backbone = create(name, features_only=True)
+    @pytest.mark.parametrize("odd", [False, True])
+    def test_features_only_agrees_with_feature_info(self, name: str, odd: bool) -> None:
+        if odd and self.fixed_size:
+            return  # other sizes are refused; see test_wrong_size_is_explained
+        size = self.odd if odd else self.size
+        x = self.images(1, 3, size, size)
+        plain = self.create(name)
+        backbone = self.create(name, features_only=True)
         info = backbone.feature_info
         with torch.inference_mode():
             maps = backbone(x)
@@ -156,7 +229,7 @@ class ModelTester:
             for level, channels, reduction in zip(
                 maps, info.channels(), info.reduction(), strict=True
             ):
-                side = -(-size // reduction)
+                side = self.side(size, reduction)
                 assert level.shape == (1, channels, side, side)
             kept: dict[str, torch.Tensor] = {}
             for module in info.module_name():
@@ -168,13 +241,13 @@ class ModelTester:
             torch.testing.assert_close(level, kept[module], atol=1e-5, rtol=1e-5)
 
     def test_out_indices(self, name: str) -> None:
-        backbone = create(name, features_only=True, out_indices=(1, 3))
-        maps = backbone(images(1))
+        backbone = self.create(name, features_only=True, out_indices=(1, 2))
+        maps = backbone(self.images(1))
         assert [m.shape[1] for m in maps] == backbone.feature_info.channels()
         assert len(maps) == 2
 
     def test_image_does_not_depend_on_its_batch(self, name: str) -> None:
-        model, x = create(name), images(3)
+        model, x = self.create(name), self.images(3)
         with torch.inference_mode():
             together, alone = model(x), torch.cat([model(image[None]) for image in x])
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
@@ -182,46 +255,46 @@ class ModelTester:
     def test_grad_checkpointing_changes_nothing(self, name: str) -> None:
         gradients = []
         for enable in (False, True):
-            model = create(name, drop_rate=0.0).train()
+            model = self.create(name, drop_rate=0.0).train()
             model.set_grad_checkpointing(enable)
-            out = model(images(4))
+            out = model(self.images(4))
             out.square().sum().backward()
             gradients.append([out.detach(), *(p.grad for p in model.parameters())])
         torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
 
     def test_reparameterize_changes_no_output(self, name: str) -> None:
-        model, x = create(name), images()
+        model, x = self.create(name), self.images()
         fused = reparameterize_model(model)
         assert not any(isinstance(m, ConvNorm) for m in fused.modules())
         with torch.inference_mode():
             torch.testing.assert_close(fused(x), model(x), atol=1e-5, rtol=1e-5)
 
     def test_weights_round_trip(self, name: str, tmp_path: Path) -> None:
-        model = create(name)
+        model = self.create(name)
         save_file(model.state_dict(), tmp_path / "model.safetensors")
-        other = timm.create_model(name, num_classes=10).eval()
+        other = self.create(name)
+        for parameter in other.parameters():
+            parameter.data.zero_()
         report = load_weights(other, tmp_path / "model.safetensors")
         assert report.tensors == len(model.state_dict())
-        assert other(images()).equal(model(images()))
+        assert other(self.images()).equal(model(self.images()))
 
     def test_parameter_groups_cover_the_network(self, name: str) -> None:
-        model = create(name)
+        model = self.create(name)
         names = {n for n, _ in model.named_parameters()}
         assert model.no_weight_decay() <= names
         for coarse in (False, True):
             groups = group_parameters(model, model.group_matcher(coarse))
             assert sorted(n for group in groups.values() for n in group) == sorted(names)
-            assert len(groups) >= 4
-            first = min(groups)
-            assert all(n.startswith("stem") for n in groups[first])
+            assert len(groups) >= 3
 
     def test_torch_export(self, name: str) -> None:
-        model, x = create(name), images()
+        model, x = self.create(name), self.images()
         program = torch.export.export(model, (x,))
         torch.testing.assert_close(program.module()(x), model(x), atol=1e-5, rtol=1e-5)
 
     def test_onnx_runtime_agrees(self, name: str, tmp_path: Path) -> None:
-        model, x = create(name), images()
+        model, x = self.create(name), self.images()
         path = str(tmp_path / "model.onnx")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -237,6 +310,6 @@ class ModelTester:
         options.intra_op_num_threads = 1
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         for batch in (1, 3):
-            x = images(batch)
+            x = self.images(batch)
             (logits,) = session.run(None, {"x": x.numpy()})
-            np.testing.assert_allclose(logits, model(x).detach().numpy(), atol=1e-4, rtol=1e-4)
+            np.testing.assert_allclose(logits, model(x).detach().numpy(), atol=2e-4, rtol=2e-4)

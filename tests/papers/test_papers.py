@@ -14,7 +14,16 @@ from sinet.errors import UsageError
 from sinet.measurement.cost import cost
 from sinet.models.spec import ModelSpec
 from sinet.papers import base
-from sinet.papers.base import Card, Finding, judged, overall, paper, papers, run_reproduction
+from sinet.papers.base import (
+    Card,
+    Finding,
+    Setting,
+    judged,
+    overall,
+    paper,
+    papers,
+    run_reproduction,
+)
 from sinet.papers.minspnet import dense_twin
 
 SLUGS = sorted(papers())
@@ -85,8 +94,8 @@ def test_a_reproduction_is_written_with_its_circumstances(
         SEEDS = (0, 1, 2)
 
         @staticmethod
-        def reproduce(quick: bool, work: Path, data: Path | None) -> list[Finding]:
-            assert work == tmp_path / "work" / "fake" / "quick"
+        def reproduce(setting: Setting) -> list[Finding]:
+            assert setting == Setting(True, tmp_path / "work" / "fake" / "quick")
             return [Finding("faster", "2 x", {"ratio": 2.1}, "confirmed", "2.1 x")]
 
     monkeypatch.setattr(base, "papers", lambda: {"fake": Fake})

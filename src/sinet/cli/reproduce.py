@@ -14,11 +14,14 @@ from rich.table import Table
 def reproduce(
     name: Annotated[str, typer.Argument(help="Name of a paper, see `sinet papers`.")],
     quick: Annotated[
-        bool, typer.Option(help="Minutes instead of hours: one seed, fewer images and epochs.")
+        bool, typer.Option(help="About a minute: one seed, few images and epochs.")
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Images for accuracy claims; default: those bundled.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: the larger experiment where a paper has one.")
+    ] = "cpu",
     out: Annotated[
         Path | None, typer.Option(help="Folder; default: docs/results/reproductions.")
     ] = None,
@@ -29,7 +32,7 @@ def reproduce(
     """
     from sinet.papers.base import run_reproduction
 
-    done, path = run_reproduction(name, quick=quick, data=data, out=out)
+    done, path = run_reproduction(name, quick=quick, data=data, device=device, out=out)
     table = Table("claim", "verdict", "measured", title=f"{name}: {done.verdict}")
     for finding in done.findings:
         table.add_row(escape(finding.claim), finding.verdict, escape(finding.why))

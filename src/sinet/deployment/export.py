@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import timm
 import torch
 from onnx import compose, helper
 from torch import nn
@@ -138,12 +139,16 @@ def assemble(
 
 def describe(trained: Trained, **changes: Any) -> Metadata:
     """The metadata of a training's result; `changes` such as `precision="int8"` override."""
+    spec = trained.spec
+    # What was learned from published weights is under their licence; the rest is its owner's.
+    published = timm.get_pretrained_cfg(spec.name).license if spec.weights else None
     facts = Metadata(
         classes=trained.classes,
         class_ids=trained.class_ids,
         preprocess=trained.preprocess,
-        model=trained.spec.label,
+        model=spec.label,
         multilabel=trained.multilabel,
         recipe=trained.recipe.to_dict(),
+        licence=published or "unstated",
     )
     return facts.replace(**changes)

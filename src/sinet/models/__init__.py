@@ -8,6 +8,7 @@ import pkgutil
 from sinet.models.spec import ModelSpec as ModelSpec
 from sinet.models.weights import LoadReport as LoadReport
 from sinet.models.weights import find_pretrained as find_pretrained
+from sinet.models.weights import load_state as load_state
 from sinet.models.weights import load_weights as load_weights
 from sinet.models.weights import pretrained_stats as pretrained_stats
 

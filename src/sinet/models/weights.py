@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,17 @@ def load_weights(model: nn.Module, source: str | Path) -> LoadReport:
     Raises:
         UsageError: the source cannot be had or read, is unsafe, or is of another network.
     """
-    raw = _read(str(source))
+    return load_state(model, _read(str(source)), str(source))
+
+
+def load_state(model: nn.Module, raw: Mapping[str, torch.Tensor], source: str) -> LoadReport:
+    """As `load_weights`, with tensors that were read already; `source` names them in messages.
+
+    Buffers of whole numbers (counters, index tables) may be left out of `raw`.
+
+    Raises:
+        UsageError: the tensors are of another network.
+    """
     state = _renamer(model)(dict(raw))
     converted = state.keys() != raw.keys()
     adapted = _adapt_channels(model, state)
@@ -76,7 +86,7 @@ def load_weights(model: nn.Module, source: str | Path) -> LoadReport:
     if fresh:
         adapted.append("classifier starts fresh")
     expected = {k: v for k, v in model.state_dict().items() if k not in fresh}
-    missing = {k for k in expected.keys() - state.keys() if not k.endswith("batches_tracked")}
+    missing = {k for k in expected.keys() - state.keys() if expected[k].is_floating_point()}
     surplus = state.keys() - expected.keys()
     wrong = {k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape}
     if missing or surplus or wrong:
@@ -86,7 +96,7 @@ def load_weights(model: nn.Module, source: str | Path) -> LoadReport:
             "give weights of this very model"
         )
     model.load_state_dict(state, strict=False)
-    report = LoadReport(str(source), len(state), converted, tuple(adapted))
+    report = LoadReport(source, len(state), converted, tuple(adapted))
     _log.info("loaded %d tensors from %s; %s", len(state), source, ", ".join(adapted))
     return report
 
@@ -127,13 +137,20 @@ def pretrained_stats(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _renamer(model: nn.Module) -> Callable[[StateDict], StateDict]:
-    """The `convert` of the model's family; timm's families bring their own filter."""
-    module = type(model).__module__
-    if module in _CONVERTERS:
-        return _CONVERTERS[module]
-    if convert := getattr(sys.modules[module], "convert", None):
-        return convert  # type: ignore[no-any-return]
-    if checkpoint_filter := getattr(sys.modules[module], "checkpoint_filter_fn", None):
+    """The `convert` of the model's family; timm's families bring their own filter.
+
+    The family is the file that registers the model (it may build a class of timm's), else the
+    file of its class.
+    """
+    name = getattr(model, "pretrained_cfg", {}).get("architecture")
+    modules = [timm.model_entrypoint(name).__module__] if name and timm.is_model(name) else []
+    for module in (*modules, type(model).__module__):
+        if module in _CONVERTERS:
+            return _CONVERTERS[module]
+        if convert := getattr(sys.modules[module], "convert", None):
+            return convert  # type: ignore[no-any-return]
+    checkpoint_filter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if checkpoint_filter is not None:
         return lambda state: dict(checkpoint_filter(state, model))
     return lambda state: state
 

@@ -29,7 +29,7 @@ TIE = 0.02
 """Latencies within 2% count as equal."""
 
 
-def images(data: Path | None, quick: bool) -> ImageDataset:
+def images(data: Path | None, quick: bool, most: int = 10_000) -> ImageDataset:
     """The images for accuracy claims: `data`, or the bundled ones; fewer when quick.
 
     Raises:
@@ -38,7 +38,7 @@ def images(data: Path | None, quick: bool) -> ImageDataset:
     source = data or results_dir().parents[1] / "examples" / "fashion-mnist"
     if not source.exists():
         raise UsageError(f"{source} does not exist; say with --data which images to use")
-    found = shortened(open_dataset(source), 1500 if quick else 10_000)
+    found = shortened(open_dataset(source), 1500 if quick else most)
     if quick:
         few = np.arange(min(len(found.val), 500))
         found.splits = {**found.splits, "val": found.val.subset(few)}

@@ -1,7 +1,7 @@
 """A published idea as this library holds it: its card, and a reproduction of its claims.
 
 Adding a paper is adding one file to this folder with a `CARD` and a function
-`reproduce(quick, work, data) -> list[Finding]`; `sinet papers` and `sinet reproduce` find it.
+`reproduce(setting) -> list[Finding]`; `sinet papers` and `sinet reproduce` find it.
 """
 
 from __future__ import annotations
@@ -101,14 +101,31 @@ class Reproduction:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Where, on what and how thoroughly claims are measured.
+
+    Attributes:
+        quick: about a minute instead of about ten, to see that it runs; decides little.
+        work: folder that keeps trainings, so that a second call goes on.
+        data: images for accuracy claims; the bundled ones if None.
+        device: "cpu", or "cuda" for the larger experiment where a paper has one.
+    """
+
+    quick: bool
+    work: Path
+    data: Path | None = None
+    device: str = "cpu"
+
+
 class Paper(Protocol):
     """A file of this folder."""
 
     CARD: Card
     SEEDS: tuple[int, ...]
 
-    def reproduce(self, quick: bool, work: Path, data: Path | None) -> list[Finding]:
-        """Measure the claims; `work` keeps what a second call need not repeat."""
+    def reproduce(self, setting: Setting) -> list[Finding]:
+        """Measure the claims."""
         ...
 
 
@@ -154,6 +171,7 @@ def run_reproduction(
     *,
     quick: bool = False,
     data: Path | None = None,
+    device: str = "cpu",
     out: Path | None = None,
     work: Path | None = None,
 ) -> tuple[Reproduction, Path]:
@@ -161,8 +179,9 @@ def run_reproduction(
 
     Args:
         slug: which paper.
-        quick: minutes instead of hours: fewer seeds, images and epochs.
+        quick: a minute: fewer seeds, images and epochs.
         data: images for the accuracy claims; each paper's default if None.
+        device: "cpu" or "cuda".
         out: folder of the result, docs/results/reproductions of the repository if None.
         work: where trainings are kept, so that a second call goes on; runs/reproduce/SLUG if None.
 
@@ -173,7 +192,8 @@ def run_reproduction(
     folder = out or results_dir() / "reproductions"
     start = time.monotonic()
     kind = "quick" if quick else "full"
-    findings = chosen.reproduce(quick, (work or Path("runs/reproduce")) / slug / kind, data)
+    folder_of_work = (work or Path("runs/reproduce")) / slug / kind
+    findings = chosen.reproduce(Setting(quick, folder_of_work, data, device))
     found = machine()
     reproduction = Reproduction(
         slug=slug,

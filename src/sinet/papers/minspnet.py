@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
 from sinet.measurement.bench import bench_networks
@@ -16,7 +14,7 @@ from sinet.papers._claims import (
     not_slower,
     short_recipe,
 )
-from sinet.papers.base import Card, Finding
+from sinet.papers.base import Card, Finding, Setting
 
 CARD = Card(
     slug="minspnet",
@@ -48,8 +46,9 @@ CARD = Card(
 SEEDS = (0, 1, 2)
 
 
-def reproduce(quick: bool, work: Path, data: Path | None) -> list[Finding]:
+def reproduce(setting: Setting) -> list[Finding]:
     """Depthwise against dense, SE against none, the trade-off against ResNet-10, INT8."""
+    quick, work, data = setting.quick, setting.work, setting.data
     loaded, recipe = images(data, quick), short_recipe(quick)
     seeds = SEEDS[:1] if quick else SEEDS
     ours = ("minspnet_small", ModelSpec("minspnet_small", 64))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sinet.measurement.bench import bench, bench_networks
 from sinet.models.spec import ModelSpec
 from sinet.papers._claims import facts, images, not_less_accurate, not_slower, short_recipe
-from sinet.papers.base import Card, Finding
+from sinet.papers.base import Card, Finding, Setting
 
 CARD = Card(
     slug="sinet",
@@ -54,8 +52,9 @@ _PAIRS = {
 }
 
 
-def reproduce(quick: bool, work: Path, data: Path | None) -> list[Finding]:
+def reproduce(setting: Setting) -> list[Finding]:
     """Cost ranges, latency against the peers, accuracy at equal recipe, INT8 speed-up."""
+    quick, work, data = setting.quick, setting.work, setting.data
     findings = [_cost_ranges()]
     targets = {"sinet_tiny": 1.0, "sinet_small": 1.0, "sinet_base": 0.6, "sinet_large": 0.5}
     for ours in list(_PAIRS)[:3] if quick else _PAIRS:

@@ -32,6 +32,7 @@ from sinet.training.checkpoint import (
 from sinet.training.evaluate import autocast, evaluate
 from sinet.training.journal import Display, Journal
 from sinet.training.loader import Order, TrainBatches, eval_batches
+from sinet.training.memory import keep_freed_memory
 from sinet.training.optimizer import build_optimizer, clip_gradients, freeze
 from sinet.training.recipe import Recipe
 from sinet.training.trained import (
@@ -225,6 +226,7 @@ def build_network(
     spec: ModelSpec, data: ImageDataset, recipe: Recipe, channels: int, *, load: bool
 ) -> nn.Module:
     """The network with the recipe's dropout, drop path, frozen layers and memory order."""
+    keep_freed_memory()
     rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
     rates = {key: rate for key, rate in rates.items() if rate}
     classes = len(data.classes)

@@ -68,7 +68,7 @@ def test_predict_and_val_agree_with_the_labels(
 def test_val_refuses_classes_that_the_model_does_not_know(
     sinet: Run, fitted: Path, tmp_path: Path
 ) -> None:
-    from tests.cli.conftest import draw
+    from tests.conftest import draw
 
     result = sinet("val", fitted / "model.onnx", draw(tmp_path, 3, ("dark", "purple")))
     assert result.exit_code == 3

@@ -1,0 +1,144 @@
+"""Steps 1 to 3: look at the images, time the candidates, train the best."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sinet.data import ImageDataset
+from sinet.data.inspection import inspect_dataset
+from sinet.data.sheet import draw_sheet
+from sinet.errors import BudgetError, DataError
+from sinet.files import atomic_path, read_json, write_json
+from sinet.measurement.machine import machine
+from sinet.measurement.profile import DeviceProfile
+from sinet.road.run import Run
+from sinet.search.candidates import Candidate, near_misses, time_candidates
+from sinet.search.halving import Job, Search, Trial, successive_halving
+from sinet.search.specs import default_specs, hub_reachable, matching_specs
+from sinet.tasks import Classify
+from sinet.training.inputs import pixel_stats, preprocess_for
+from sinet.training.loop import step_seconds, train
+from sinet.training.trained import Trained
+
+TIMING_SECONDS = 150.0
+"""Most seconds spent timing candidates; a table that is kept from an earlier run costs none."""
+
+
+def inspect(run: Run) -> ImageDataset:
+    """Step 1: read the data and say what is in there."""
+    with run.bar("inspect") as bar:
+        found = inspect_dataset(run.config.data, seed=run.config.seed, progress=bar)
+    data = found.data
+    for note in found.notes:
+        run.say("inspect", note)
+    for warning in found.warnings:
+        run.say("warning", warning)
+    write_json(run.folder / "dataset.json", found.to_dict())
+    draw_sheet(found, run.folder / "sheet.png")
+    if found.problem:
+        raise DataError(f"{run.config.data}: {found.problem}")
+    write_json(run.folder / "machine.json", machine().to_dict())
+    run.say("machine", machine().hardware)
+    return data
+
+
+def typical_size(data: ImageDataset, sample: int = 64) -> tuple[int, int]:
+    """Median (height, width) of a sample of the images, evenly spaced."""
+    chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
+    shapes = [data.val.image(int(i)).shape[:2] for i in chosen]
+    height, width = np.median(np.array(shapes), axis=0).astype(int)
+    return int(height), int(width)
+
+
+def time_models(run: Run, data: ImageDataset) -> list[Candidate]:
+    """Step 2: what would each network cost, on this machine or on the profile's."""
+    config, path = run.config, run.folder / "candidates.json"
+    if path.is_file():
+        candidates = [Candidate.from_dict(c) for c in read_json(path)]
+    else:
+        candidates = _timed(run, data)
+        write_json(path, [c.to_dict() for c in candidates])
+    run.candidates(candidates)
+    if not any(c.fits for c in candidates):
+        near = [
+            f"; nearest: {c.spec.label} {c.precision}, {c.why}"
+            for c in near_misses(candidates, config.limits, 1)
+        ]
+        raise BudgetError(
+            f"none of {len(candidates)} candidates keeps {config.budget}{''.join(near)}; "
+            "allow more, or name smaller models with --model"
+        )
+    return candidates
+
+
+def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
+    config = run.config
+    height, width = typical_size(data)
+    folder = Path(config.weights) if config.weights else None
+    side, hub = min(height, width), hub_reachable()
+    if config.models:
+        specs = matching_specs(config.models, side, folder=folder, hub=hub)
+    else:
+        specs = default_specs(side, folder=folder, hub=hub)
+    profile = DeviceProfile.load(config.profile) if config.profile else None
+    for note in profile.notes() if profile else ():
+        run.say("warning", note)
+    with run.bar("candidates") as bar:
+        return time_candidates(
+            specs,
+            config.limits,
+            image_hw=(height, width),
+            channels=data.channels,
+            num_classes=data.num_classes,
+            threads=config.threads or None,
+            seconds=min(TIMING_SECONDS, 20 * config.minutes),
+            progress=lambda done, total, _: bar(done, total),
+            profile=profile,
+        )
+
+
+def train_best(run: Run, data: ImageDataset, candidates: list[Candidate]) -> Trained:
+    """Step 3: spend the minutes by successive halving; the winner gets most of them."""
+    preprocess = partial(preprocess_for, data=data, stats=pixel_stats(data))
+
+    def epoch_seconds(candidate: Candidate) -> float:
+        recipe = run.config.recipe_for(candidate.spec)
+        spec = candidate.spec
+        step = step_seconds(spec, data, recipe, preprocess(spec), task=Classify)
+        return step * max(1, len(data.train) // min(recipe.batch_size, len(data.train)))
+
+    def trainer(job: Job) -> Trained:
+        spec = job.candidate.spec
+        recipe = run.config.recipe_for(spec).replace(epochs=round(job.epochs, 3))
+        options = "".join(f"-{k}={v}" for k, v in sorted(spec.kwargs.items()))
+        name = f"{job.rung}-{spec.name}-{spec.size}{options}".replace(" ", "")
+        run.say("train", f"{spec.label}: {job.epochs:.1f} epochs, {job.minutes:.1f} minutes")
+        return train(
+            spec,
+            data,
+            recipe,
+            run.folder / "trials" / name,
+            preprocess=preprocess(spec),
+            task=Classify,
+            init=job.init,
+            device=run.config.device,
+        )
+
+    def told(trial: Trial) -> None:
+        run.say("trial", f"{trial.label}: {100 * trial.score:.2f}% in {trial.minutes:.1f} minutes")
+
+    search: Search = successive_halving(
+        candidates,
+        trainer,
+        run.config.minutes,
+        epoch_seconds=epoch_seconds,
+        trials_path=run.folder / "trials.json",
+        on_trial=told,
+    )
+    for name in ("metrics.csv", "trained.json", "weights.safetensors"):
+        with atomic_path(run.folder / name) as temporary:
+            temporary.write_bytes((search.folder / name).read_bytes())
+    return Trained.load(run.folder)

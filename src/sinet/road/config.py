@@ -1,0 +1,67 @@
+"""What a person asks of `sinet fit`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sinet.errors import UsageError
+from sinet.models.spec import ModelSpec
+from sinet.search.budget import Budget
+from sinet.tasks.train_command import split_overrides
+from sinet.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What a person asks of `fit`; empty means: not asked for."""
+
+    data: str
+    """Folder, file or archive of images."""
+    budget: str = ""
+    """Limits of the shipped file, as `Budget.parse` reads them."""
+    minutes: float = 10.0
+    """Minutes of training, over all candidates."""
+    out: str = ""
+    """Run folder; `runs/NAME` by the name of the data."""
+    profile: str = ""
+    """A device's profile: choose for that device instead of this machine."""
+    models: tuple[str, ...] = ()
+    """Only models of these names (wildcards allowed)."""
+    recipe: str = ""
+    """Recipe; `finetune` for pretrained models and `default` for others."""
+    overrides: tuple[str, ...] = ()
+    """Recipe values such as `lr=0.01`."""
+    weights: str = ""
+    """Folder with pretrained weights."""
+    max_drop: float = 0.5
+    """Points that INT8 may lose against the trained model."""
+    threads: int = 0
+    """Threads of the shipped model; 0 = all cores."""
+    device: str = "auto"
+    """Where to train."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything is read."""
+        if self.minutes <= 0:
+            raise UsageError(f"--minutes {self.minutes:g} given; a number above 0 expected")
+        if self.budget:
+            Budget.parse(self.budget)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        name = Path(self.data).resolve().name.split(".")[0]
+        return Path(self.out) if self.out else Path("runs") / name
+
+    @property
+    def limits(self) -> Budget:
+        """The budget; no limit where none is given."""
+        return Budget.parse(self.budget) if self.budget else Budget()
+
+    def recipe_for(self, spec: ModelSpec) -> Recipe:
+        """The recipe that this network learns by."""
+        recipe = Recipe.from_yaml(self.recipe or ("finetune" if spec.weights else "default"))
+        return recipe.replace(seed=self.seed, **split_overrides(self.overrides)[0])
