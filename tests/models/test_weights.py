@@ -38,7 +38,6 @@ def test_loads_everything_that_fits(saved: Path) -> None:
 
 def test_other_classes_and_channels_are_adapted_as_timm_does(saved: Path) -> None:
     model = sinet_test(num_classes=5, in_chans=1)
-    fresh = model.head.fc.weight.clone()
     report = load_weights(model, saved)
     assert report.adapted == (
         "first convolution from 3 to 1 channels",
@@ -47,7 +46,7 @@ def test_other_classes_and_channels_are_adapted_as_timm_does(saved: Path) -> Non
     original = torch.load(saved, weights_only=True)
     grey = original["stem.0.conv.weight"].sum(1, keepdim=True)
     torch.testing.assert_close(model.stem[0].conv.weight.data, grey)
-    assert model.head.fc.weight.equal(fresh)
+    assert not model.head.fc.weight.any(), "a fresh classifier must not disturb known features"
     assert load_weights(sinet_test(num_classes=0), saved).adapted == ("classifier starts fresh",)
 
 

@@ -96,6 +96,10 @@ def load_state(model: nn.Module, raw: Mapping[str, torch.Tensor], source: str) -
             "give weights of this very model"
         )
     model.load_state_dict(state, strict=False)
+    for name in fresh & model.state_dict().keys():
+        # Random outputs would send random gradients into weights that know something: a classifier
+        # that starts at zero first learns from the features as they are (as in arXiv 1912.11370).
+        nn.init.zeros_(model.get_parameter(name))
     report = LoadReport(source, len(state), converted, tuple(adapted))
     _log.info("loaded %d tensors from %s; %s", len(state), source, ", ".join(adapted))
     return report
