@@ -179,3 +179,19 @@ def test_installed_package_is_found_and_fits() -> None:
     report = load_weights(timm.create_model("tf_efficientnet_lite0", num_classes=4), source)
     assert report.converted
     assert report.tensors == 294  # 296 without the classifier of 1,000 classes
+
+
+@pytest.mark.parametrize(
+    ("name", "looks"), [("sinet_tiny", "sinet_tiny"), ("minspnet_test", "minspnet_test")]
+)
+def test_weights_of_another_model_are_named(name: str, looks: str, tmp_path: Path) -> None:
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UsageError, match=f"look like weights of {looks};"):
+        load_weights(sinet_test(), tmp_path / "other.pth")
+
+
+def test_weights_of_an_unregistered_size_name_the_family(tmp_path: Path) -> None:
+    other = timm.create_model("minspnet_test", num_classes=17)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UsageError, match="look like weights of the family minspnet;"):
+        load_weights(sinet_test(), tmp_path / "other.pth")

@@ -20,6 +20,7 @@ from torch import nn
 
 from sinet.errors import UsageError, missing_extra, unknown
 from sinet.models import _convert_efficientnet_lite
+from sinet.models._identify import identify
 
 StateDict = dict[str, torch.Tensor]
 _log = logging.getLogger(__name__)
@@ -90,9 +91,11 @@ def load_state(model: nn.Module, raw: Mapping[str, torch.Tensor], source: str) -
     surplus = state.keys() - expected.keys()
     wrong = {k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape}
     if missing or surplus or wrong:
+        looks = identify(raw)
         raise UsageError(
             f"{source} does not fit {type(model).__name__}: {_some('missing', missing)}"
             f"{_some('not expected', surplus)}{_some('of another shape', wrong)}"
+            f"{f'these look like weights of {looks}; ' if looks else ''}"
             "give weights of this very model"
         )
     model.load_state_dict(state, strict=False)
@@ -188,7 +191,8 @@ def _drop_other_classifier(model: nn.Module, state: StateDict) -> set[str]:
 
 
 def _some(what: str, names: set[str]) -> str:
-    return f"{len(names)} {what} (such as {min(names)}); " if names else ""
+    first = ", ".join(sorted(names)[:3])
+    return f"{len(names)} {what} (such as {first}); " if names else ""
 
 
 def _read(source: str) -> StateDict:
