@@ -61,6 +61,11 @@ def batches() -> list[np.ndarray]:
     return [rng.standard_normal((8, 3, 16, 16)).astype(np.float32) for _ in range(3)]
 
 
+@pytest.fixture
+def without_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "nncf_installed", lambda: False)
+
+
 def logits(path: Path, images: np.ndarray) -> np.ndarray:
     return np.asarray(ort.InferenceSession(str(path)).run(None, {"input": images})[0])
 
@@ -74,6 +79,8 @@ def agreement(network: Path, images: np.ndarray):
 def test_each_method_stays_near_float(
     network: Path, batches: list[np.ndarray], tmp_path: Path, method: quantize.Method
 ) -> None:
+    if method == "nncf":
+        pytest.importorskip("nncf")
     out = quantize_onnx(network, tmp_path / "int8.onnx", iter(batches), method=method)
     exact, ours = logits(network, batches[0]), logits(out, batches[0])
     error = np.square(exact - ours).mean() / np.square(exact).mean()
@@ -119,6 +126,7 @@ def test_the_first_good_enough_method_is_kept(
     assert logits(report.path, batches[0]).shape == (8, 10)
 
 
+@pytest.mark.usefixtures("without_nncf")
 def test_when_no_method_will_do_the_worst_layers_stay_in_float(
     network: Path, batches: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -131,13 +139,14 @@ def test_when_no_method_will_do_the_worst_layers_stay_in_float(
     report = quantize_best(
         network, tmp_path / "int8.onnx", batches, floats_help, reference=1.0, max_drop=3.0
     )
-    assert [attempt.method for attempt in report.attempts[:3]] == list(METHODS)
+    assert [attempt.method for attempt in report.attempts[:3]] == list(METHODS[:3])
     assert [bool(attempt.excluded) for attempt in report.attempts] == [False] * 3 + [True]
     assert report.within
     assert report.best is report.attempts[-1]
     assert floats_help(report.path) == pytest.approx(report.best.metric)
 
 
+@pytest.mark.usefixtures("without_nncf")
 def test_when_nothing_will_do_the_best_is_kept_and_the_report_says_so(
     network: Path, batches: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -148,6 +157,30 @@ def test_when_nothing_will_do_the_best_is_kept_and_the_report_says_so(
     assert not report.within
     assert (report.best.method, report.best.metric) == ("percentile", 0.7)
     assert all(attempt.method == "percentile" for attempt in report.attempts[3:])
+
+
+def test_nncf_is_tried_before_layers_are_left_in_float(
+    network: Path, batches: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(quantize, "needs_reduce_range", lambda: False)
+    scores = iter([0.5, 0.6, 0.6, 0.7, 0.9])
+    report = quantize_best(
+        network, tmp_path / "int8.onnx", batches, lambda _: next(scores), reference=0.9
+    )
+    assert [attempt.method for attempt in report.attempts] == [*METHODS, "nncf"]
+    *_, last = report.attempts
+    assert last.excluded
+    kept = {tensor.name for tensor in onnx.load(str(report.path)).graph.initializer}
+    assert len(kept & {"stem.weight", "depth.weight", "point.weight", "head.weight"}) == 1
+
+
+def test_without_nncf_it_is_passed_over_and_asking_for_it_says_what_to_install(
+    network: Path, batches: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinet.compression.nncf.installed", lambda: False)
+    with pytest.raises(UsageError, match=r"pip install 'sinet\[openvino\]'"):
+        quantize_onnx(network, tmp_path / "int8.onnx", batches, method="nncf")
 
 
 def test_the_most_harmful_layer_comes_first(
@@ -208,14 +241,17 @@ def test_errors_name_the_file_and_the_method(
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_nothing_is_printed(network: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["percentile", "nncf"])
+def test_nothing_is_printed(network: Path, tmp_path: Path, method: str) -> None:
+    if method == "nncf":
+        pytest.importorskip("nncf")
     code = (
         "import sys, numpy as np; from sinet.compression.quantize import quantize_onnx;"
         "x = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype('float32');"
-        "quantize_onnx(sys.argv[1], sys.argv[2], [x], method='percentile')"
+        "quantize_onnx(sys.argv[1], sys.argv[2], [x], method=sys.argv[3])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(network), str(tmp_path / "out.onnx")],
+        [sys.executable, "-c", code, str(network), str(tmp_path / "out.onnx"), method],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == ""

@@ -1,7 +1,8 @@
 """INT8 after training: ONNX Runtime's static quantization, tried from cheap to careful.
 
 Weights are S8 with one scale per output channel, activations U8 with one scale per tensor, in QDQ
-form: the same file also runs in OpenVINO. Only the bare network is quantized;
+form: the same file also runs in OpenVINO. Where NNCF is installed (extra `openvino`) it is tried
+last: it also corrects the biases. Only the bare network is quantized;
 `sinet.deployment.export.assemble` puts the preprocessing before it afterwards.
 """
 
@@ -26,11 +27,13 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader, create_cal
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from sinet.compression.nncf import installed as nncf_installed
+from sinet.compression.nncf import quantize_nncf
 from sinet.errors import UsageError, unknown
 from sinet.files import atomic_path
 
 Images = npt.NDArray[np.float32]
-Method = Literal["minmax", "percentile", "entropy"]
+Method = Literal["minmax", "percentile", "entropy", "nncf"]
 METHODS: tuple[Method, ...] = get_args(Method)
 """From cheap to dear."""
 
@@ -129,6 +132,8 @@ def quantize_onnx(
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared = _prepare(Path(fp32), Path(folder))
+        if method == "nncf":
+            return quantize_nncf(prepared, Path(out), list(calibration), exclude)
         ranges = _calibrate(prepared, calibration, method)
         return _write(prepared, Path(out), ranges, exclude=exclude)
 
@@ -193,26 +198,35 @@ class _Trials:
 
     def methods(self) -> bool:
         """Try each calibration; True as soon as one is good enough."""
-        return any(self._attempt(method, ()) for method in METHODS)
+        return any(self._attempt(method, ()) for method in METHODS if _usable(method))
 
     def exclusions(self) -> bool:
         """Leave more and more of the worst layers in float, at most half of them."""
         method = self.best.method
-        groups = _worst_first(self.network, self.ranges[method], self.batches, self.folder)
+        ranges = self.ranges.get(method, self.ranges["minmax"])
+        groups = _worst_first(self.network, ranges, self.batches, self.folder)
         counts = [2**i for i in range(8) if 2**i <= len(groups) // 2]
         return any(self._attempt(method, sum(groups[:count], ())) for count in counts)
 
     def _attempt(self, method: Method, exclude: tuple[str, ...]) -> bool:
         start = time.perf_counter()
-        if method not in self.ranges:
-            self.ranges[method] = _calibrate(self.network, self.batches, method)
         file = self.folder / f"attempt{len(self.files)}.onnx"
-        _write(self.network, file, self.ranges[method], exclude=exclude)
+        if method == "nncf":
+            quantize_nncf(self.network, file, self.batches, exclude)
+        else:
+            if method not in self.ranges:
+                self.ranges[method] = _calibrate(self.network, self.batches, method)
+            _write(self.network, file, self.ranges[method], exclude=exclude)
         metric = self.score(file)
         drop = (self.reference - metric) * 100
         attempt = Attempt(method, exclude, metric, drop, time.perf_counter() - start)
         self.files[attempt] = file
         return attempt.within(self.max_drop)
+
+
+def _usable(method: Method) -> bool:
+    """Whether it can be tried here; 7-bit weights, where the CPU needs them, NNCF cannot make."""
+    return method != "nncf" or (nncf_installed() and not needs_reduce_range())
 
 
 def needs_reduce_range() -> bool:

@@ -1,8 +1,8 @@
 """Spend the training minutes where they pay: successive halving over what keeps the budget.
 
 A prior ranks the candidates; the first few train for a small share of the minutes, the better half
-goes on, the winner gets what is left, at least 60%, starting from the weights it has. Nothing here
-knows how training works: the caller gives two functions.
+goes on, the winner gets what is left, three quarters or more, starting from the weights it has.
+Nothing here knows how training works: the caller gives two functions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sinet.measurement.machine import fingerprint
 from sinet.models.spec import ModelSpec
 from sinet.search.candidates import Candidate
 
-RUNG_SHARE = 0.063
+RUNG_SHARE = 0.04
 """Minutes of one trial before the winner's, as a share of all."""
-FINAL_SHARE = 0.62
+FINAL_SHARE = 0.75
 """The least share of the minutes that the winner gets at the end."""
 SAFETY = 0.9
 """Planned share of a trial's time; the rest is for validation, checkpoints and a noisy machine."""
