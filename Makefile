@@ -13,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Bytecode is compiled when a module is first imported, not for every module of every package.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
-SOURCES := src tests docs/make_results.py docs/make_verbs.py
+SOURCES := src tests benchmarks docs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all check lint format types docs clean
@@ -44,6 +44,7 @@ types: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/python docs/make_results.py
 	$(BIN)/python docs/make_verbs.py
+	$(BIN)/python docs/make_models.py
 	$(BIN)/mkdocs build --strict --quiet
 
 clean:

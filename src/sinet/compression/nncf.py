@@ -43,7 +43,7 @@ def quantize_nncf(
     with contextlib.redirect_stdout(io.StringIO()):
         import nncf
 
-        nncf.set_log_level(logging.ERROR)
+        logging.getLogger("nncf").setLevel(logging.ERROR)
         model = onnx.load(str(network))
         name = model.graph.input[0].name
         quantized = nncf.quantize(

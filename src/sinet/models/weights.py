@@ -19,7 +19,7 @@ from timm.models._hub import download_cached_file
 from torch import nn
 
 from sinet.errors import UsageError, missing_extra, unknown
-from sinet.models import _convert_efficientnet_lite
+from sinet.models import _convert_efficientnet_lite, _convert_inceptionv4
 from sinet.models._identify import identify
 
 StateDict = dict[str, torch.Tensor]
@@ -33,6 +33,7 @@ _PACKAGES = {
 # timm's families whose weights also come in another naming than timm reads
 _CONVERTERS: dict[str, Callable[[StateDict], StateDict]] = {
     "timm.models.efficientnet": _convert_efficientnet_lite.convert,
+    "timm.models.inception_resnet_v2": _convert_inceptionv4.convert,
 }
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -157,9 +158,16 @@ def _renamer(model: nn.Module) -> Callable[[StateDict], StateDict]:
         if convert := getattr(sys.modules[module], "convert", None):
             return convert  # type: ignore[no-any-return]
     checkpoint_filter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if checkpoint_filter is not None:
-        return lambda state: dict(checkpoint_filter(state, model))
-    return lambda state: state
+    if checkpoint_filter is None:
+        return lambda state: state
+
+    def filtered(state: StateDict) -> StateDict:
+        try:
+            return dict(checkpoint_filter(state, model))
+        except (KeyError, RuntimeError):  # of another network: the strict loading says of which
+            return state
+
+    return filtered
 
 
 def _adapt_channels(model: nn.Module, state: StateDict) -> list[str]:

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import timm
+import torch
+from timm.utils import reparameterize_model
+from torch import nn
+
+from sinet.errors import UsageError
+from sinet.measurement.cost import cost
+from sinet.models import load_state
+from sinet.models.unireplknet import BRANCHES, Block, DilatedReparam
+
+from .tester import ModelTester, create, images, lively
+
+
+class TestUniRepLKNet(ModelTester):
+    module = "unireplknet"
+    # the training form, whose dilated branches count; the published multiply-adds are those of the
+    # merged form and are checked below
+    figures: ClassVar = {
+        "unireplknet_test": (151_638, None),
+        "unireplknet_a": (4_649_060, 674_684_480),
+        "unireplknet_f": (6_489_328, 946_947_840),
+        "unireplknet_p": (11_080_520, 1_628_801_024),
+        "unireplknet_n": (18_818_880, 2_848_853_760),
+        "unireplknet_t": (31_693_420, 5_003_516_800),
+        "unireplknet_s": (56_456_704, 9_219_412_992),
+        "unireplknet_b": (99_089_416, 16_224_446_464),
+        "unireplknet_l": (220_076_056, 36_132_357_120),
+        "unireplknet_xl": (388_690_984, 63_904_059_392),
+    }
+
+
+def filled(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random everywhere, as gamma and GRN start at nothing."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    return lively(model).eval().double()
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "gmacs"),
+    [("unireplknet_a", 4_437_300, 0.64), ("unireplknet_f", 6_235_216, 0.91)],
+)
+def test_merged_form_has_the_published_cost(name: str, params: int, gmacs: float) -> None:
+    found = cost(reparameterize_model(timm.create_model(name)), 224)
+    assert found.params == params
+    assert found.macs / 1e9 == pytest.approx(gmacs, rel=0.01)
+
+
+@pytest.mark.parametrize("kernel_size", sorted(BRANCHES))
+def test_branches_merge_into_one_kernel(kernel_size: int) -> None:
+    layer = filled(DilatedReparam(6, kernel_size))
+    conv = layer.fuse()
+    assert (conv.kernel_size, conv.groups) == ((kernel_size, kernel_size), 6)
+    x = torch.randn(2, 6, 20, 23, dtype=torch.float64)
+    torch.testing.assert_close(conv(x), layer(x), atol=1e-12, rtol=1e-12)
+
+
+def test_a_branch_reaches_no_further_than_the_kernel() -> None:
+    for kernel_size, branches in BRANCHES.items():
+        assert all(r * (k - 1) + 1 <= kernel_size for k, r in branches)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5, 13])
+def test_block_merges_exactly(kernel_size: int) -> None:
+    block = filled(Block(8, kernel_size, 0.0))
+    merged = block.fuse()
+    x = torch.randn(2, 8, 15, 11, dtype=torch.float64)
+    torch.testing.assert_close(merged(x), block(x), atol=1e-12, rtol=1e-12)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in merged.modules())
+    assert merged.fuse() is merged
+
+
+def test_network_merges_exactly_and_keeps_the_original() -> None:
+    model = filled(timm.create_model("unireplknet_test", num_classes=10))
+    x = images(2, 3, 64, 80).double()
+    before = model(x)
+    torch.testing.assert_close(reparameterize_model(model)(x), before, atol=1e-12, rtol=1e-12)
+    assert model(x).equal(before)
+
+
+def test_merged_weights_load_into_a_merged_network() -> None:
+    merged = reparameterize_model(create("unireplknet_test"))
+    other = reparameterize_model(timm.create_model("unireplknet_test", num_classes=10)).eval()
+    load_state(other, merged.state_dict(), "merged")
+    assert other(images(1)).equal(merged(images(1)))
+    with pytest.raises(UsageError, match="missing"):
+        load_state(create("unireplknet_test"), merged.state_dict(), "merged")
+
+
+def test_large_kernels_are_few() -> None:
+    model = timm.create_model("unireplknet_t")
+    large = [[isinstance(b.dw, DilatedReparam) for b in s if isinstance(b, Block)]
+             for s in model.stages]  # fmt: skip
+    assert large == [[False] * 3, [True] * 3, [True, False] * 9, [True] * 3]
+
+
+def test_a_kernel_without_branches_is_refused() -> None:
+    with pytest.raises(UsageError, match="kernel size 12 has no branches"):
+        DilatedReparam(8, 12)

@@ -1,0 +1,43 @@
+"""SpaRTAN as the header of a reference case describes it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import timm
+import torch
+from timm.utils import reparameterize_model
+
+import sinet.models
+
+
+def build(meta: dict[str, Any]) -> SimpleNamespace:
+    """The network; the authors' `dims` are the widths after the first, which is `init_dim`."""
+    given = dict(meta.get("kwargs") or {})
+    options: dict[str, Any] = {}
+    depths = given.get("layer_depths", given.get("depths"))
+    if depths:
+        options["depths"] = tuple(depths)
+        if 0 in options["depths"]:
+            raise ValueError("stages without blocks are not built")
+        first = given.get("init_dim", 32)
+        dims = given.get("dims") or [first * 2 ** (i + 1) for i in range(len(depths) - 1)]
+        options["dims"] = (first, *dims) if len(dims) < len(depths) else tuple(dims)
+    if expansions := given.get("expand_ratios", given.get("expansions")):
+        options["expansions"] = tuple(expansions)
+    if options and options.keys() != {"depths", "dims", "expansions"}:
+        raise ValueError(f"{meta['name']}: depths, dims and expansions go together")
+    for name in ("num_classes", "in_chans"):
+        if name in given:
+            options[name] = given[name]
+    model = timm.create_model("spartan", **options).to(getattr(torch, meta["dtype"])).eval()
+    merged = any(word in meta.get("variant", "").lower() for word in ("merged", "fused", "deploy"))
+
+    def load(state: dict[str, torch.Tensor]) -> None:
+        sinet.models.load_state(model, state, meta["name"])
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return (reparameterize_model(model) if merged else model)(x)
+
+    return SimpleNamespace(load=load, run=run, model=model)
