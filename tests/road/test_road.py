@@ -105,7 +105,9 @@ def test_help_loads_no_heavy_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("order", ["import sinet, timm", "import timm, sinet"])
+@pytest.mark.parametrize(
+    "order", ["import sinet, timm", "import timm, sinet", "import sinet.layers, timm"]
+)
 def test_models_are_registered_whichever_is_imported_first(order: str) -> None:
     code = f"{order}; print(timm.is_model('sinet_small'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,7 @@
-"""Operators that more than one family uses, or that `replace` puts into any network."""
+"""Operators that more than one family uses, or that `replace` puts into any network.
+
+None of them may import timm: that registers our models, which need these operators.
+"""
 
 from sinet.layers.at_conv import ATConv as ATConv
 from sinet.layers.attention import SmallAttention as SmallAttention

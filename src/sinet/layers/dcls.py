@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from timm.layers import to_2tuple
 from torch import nn
 from torch.nn import functional as F
 
@@ -133,7 +132,7 @@ class _DCLS(nn.Module):
 
     @torch.no_grad()
     def clamp_parameters(self) -> None:
-        """Bring positions back into the window; to be called after each step of the optimizer."""
+        """Bring back into the window what a step of the optimizer moved out of it."""
         if self.P is not None:
             for axis, size in enumerate(self.window):
                 self.P[self._row(axis)].clamp_(-(size // 2), size // 2)
@@ -160,6 +159,8 @@ class _DCLS(nn.Module):
 
     def kernel(self) -> torch.Tensor:
         """The dense kernel, (out_chs, in_chs / groups, *window)."""
+        if self.training:
+            self.clamp_parameters()
         shares = [self._along(axis) for axis in range(self.dims)]
         weight: torch.Tensor = self.weight
         if self.version != "v0":
@@ -241,7 +242,8 @@ class DCLS2d(_DCLS):
             raise UsageError(f"elements in whole places never move in {version}; take v0 or gauss")
         if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
             raise UsageError("only a convolution padded by a number of zeros can be taken over")
-        window = to_2tuple(dilated_kernel_size)
+        size = dilated_kernel_size
+        window = (size, size) if isinstance(size, int) else tuple(size)
         reach = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         more = [w - r for w, r in zip(window, reach, strict=True)]
         if min(more) < 0 or any(m % 2 for m in more):
@@ -334,10 +336,3 @@ class DCLS2dFlat(_DCLS):
         """Build the kernel and convolve."""
         kernel = self.kernel()
         return F.conv2d(x, kernel, self.bias, self.stride, self.padding, groups=self.groups)
-
-
-def clamp_positions(model: nn.Module) -> None:
-    """Bring the positions of every DCLS layer back into its window, after a step."""
-    for module in model.modules():
-        if isinstance(module, _DCLS):
-            module.clamp_parameters()

@@ -11,10 +11,10 @@ Reported, ImageNet-1K at 224 px (parameters, MACs, top-1; the ordinary net's top
 5.0 G, 82.5; 82.1. small 50.2 M, 9.5 G, 83.7; 83.1. base 88.6 M, 16.5 G, 84.1; 83.8. ResNet-50
 24.0 M (the paper's figure, which fixes window and count; its accuracy was not looked up).
 
-Call `sinet.layers.dcls.clamp_positions(model)` after each step of the optimizer; the origin gives
-positions five times the learning rate and no weight decay. For inference
+The origin gives positions five times the learning rate and no weight decay. For inference
 `timm.utils.reparameterize_model` makes the dense kernels once. What differs: shared positions are
-in a state dict once.
+in a state dict once; positions are brought back into their window by the next forward pass, not by
+a call after each step.
 """
 
 from __future__ import annotations
