@@ -9,6 +9,8 @@ docs/results: nothing on these pages is typed by hand.
 from __future__ import annotations
 
 import html
+import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,6 +99,14 @@ def verdict_lines(slug: str) -> list[str]:
     return lines + [f"- {f['claim']}: **{f['verdict']}**. {f['why']}" for f in found["findings"]]
 
 
+def reported(names: list[str]) -> list[str]:
+    """The figures that the paper reports, as the family's file states them."""
+    modules = {timm.model_entrypoint(name).__module__ for name in names}
+    texts = [inspect.getdoc(sys.modules[module]) or "" for module in sorted(modules)]
+    paragraphs = [p for text in texts for p in text.split("\n\n") if "Reported" in p]
+    return [line for paragraph in paragraphs for line in (paragraph, "")]
+
+
 def page(card: Card, names: list[str]) -> str:
     """A family's page."""
     zoo, parity = result("zoo_latency").get("models", {}), result("parity_cases_passed")
@@ -115,8 +125,9 @@ def page(card: Card, names: list[str]) -> str:
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *(variant_row(name, zoo) for name in names),
             "",
-            "Latency: ONNX Runtime, batch 1 (docs/results/zoo_latency.json).",
+            "Counted and timed here: ONNX Runtime, batch 1 (docs/results/zoo_latency.json).",
             "",
+            *reported(names),
         ]
     lines += ["## Proof", "", card.parity, ""]
     lines += [f"- `{name}`: largest relative error {error:.1e}" for name, error in cases.items()]
