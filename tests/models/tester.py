@@ -246,6 +246,9 @@ class ModelTester:
         maps = backbone(self.images(1))
         assert [m.shape[1] for m in maps] == backbone.feature_info.channels()
         assert len(maps) == 2
+        count = len(self.create(name).feature_info)
+        with pytest.raises(UsageError, match=f"has the feature maps 0 to {count - 1}$"):
+            self.create(name, features_only=True, out_indices=(0, count))
 
     def test_image_does_not_depend_on_its_batch(self, name: str) -> None:
         model, x = self.create(name), self.images(3)

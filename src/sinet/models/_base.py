@@ -10,6 +10,8 @@ from timm.layers import NormMlpClassifierHead
 from timm.models import build_model_with_cfg, checkpoint_seq
 from torch import nn
 
+from sinet.errors import UsageError
+
 
 class StagedNet(nn.Module):
     """A stem, stages in order and an MLP head; the subclass builds them and calls `set_head`.
@@ -105,14 +107,42 @@ def default_cfg(**overrides: Any) -> dict[str, Any]:
 
 
 def build(
-    cls: type[nn.Module], variant: str, pretrained: bool, features: int, **kwargs: Any
+    cls: type[nn.Module],
+    variant: str,
+    pretrained: bool,
+    features: int = 4,
+    *,
+    feature_cfg: dict[str, Any] | None = None,
+    **kwargs: Any,
 ) -> nn.Module:
-    """Build a variant as timm does; `features` is the number of maps `features_only` gives."""
-    model: nn.Module = build_model_with_cfg(
-        cls,
-        variant,
-        pretrained,
-        feature_cfg={"out_indices": tuple(range(features)), "flatten_sequential": True},
-        **kwargs,
-    )
+    """Build a variant as timm does.
+
+    Args:
+        cls: the network.
+        variant: its registered name.
+        pretrained: load published weights.
+        features: number of maps that `features_only` gives.
+        feature_cfg: how timm takes the maps, where the usual way does not do.
+        kwargs: of the network, and timm's own.
+
+    Raises:
+        UsageError: `out_indices` names a map that is not there.
+    """
+    usual = {"out_indices": tuple(range(features)), "flatten_sequential": True}
+    try:
+        model: nn.Module = build_model_with_cfg(
+            cls, variant, pretrained, feature_cfg=feature_cfg or usual, **kwargs
+        )
+    except IndexError as error:
+        if "out_indices" not in kwargs:
+            raise
+        asked = kwargs.pop("out_indices")
+        with torch.device("meta"):
+            plain: Any = build_model_with_cfg(
+                cls, variant, False, **{**kwargs, "features_only": False}
+            )
+        raise UsageError(
+            f"out_indices {asked} given; {variant} has the feature maps 0 to "
+            f"{len(plain.feature_info) - 1}"
+        ) from error
     return model

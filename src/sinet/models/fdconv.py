@@ -17,12 +17,12 @@ import re
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from sinet.layers.fd_conv import FDConv2d
-from sinet.models._base import default_cfg
+from sinet.models._base import build, default_cfg
 
 __all__ = ["FDResNet"]
 
@@ -101,9 +101,9 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    levels = {"out_indices": tuple(range(5))}
     options = {**_VARIANTS[variant], **kwargs}
-    model: nn.Module = build_model_with_cfg(FDResNet, variant, pretrained, **options)
-    return model
+    return build(FDResNet, variant, pretrained, feature_cfg=levels, **options)
 
 
 @register_model  # type: ignore[untyped-decorator]

@@ -26,13 +26,13 @@ from typing import Any, Literal
 
 import torch
 from timm.layers import SqueezeExcite
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.densenet import DenseBlock, DenseNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from sinet.layers.ibn import IBN
-from sinet.models._base import default_cfg
+from sinet.models._base import build, default_cfg
 
 __all__ = ["IBNDenseNet", "IBNResNet"]
 
@@ -160,14 +160,10 @@ default_cfgs = generate_default_cfgs({name: _cfg(name) for name in _VARIANTS})
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     dense = "densenet" in variant
-    model: nn.Module = build_model_with_cfg(
-        IBNDenseNet if dense else IBNResNet,
-        variant,
-        pretrained,
-        feature_cfg={"flatten_sequential": True} if dense else None,
-        **{**_VARIANTS[variant], **kwargs},
-    )
-    return model
+    cls = IBNDenseNet if dense else IBNResNet
+    levels = {"out_indices": tuple(range(5)), "flatten_sequential": dense}
+    options = {**_VARIANTS[variant], **kwargs}
+    return build(cls, variant, pretrained, feature_cfg=levels, **options)
 
 
 @register_model  # type: ignore[untyped-decorator]

@@ -27,14 +27,14 @@ from typing import Any
 import torch
 from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import ClassifierHead, Conv2dSame, DropPath, pad_same
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._manipulate import checkpoint
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sinet.layers import ConvNorm
-from sinet.models._base import StagedNet, default_cfg
+from sinet.models._base import StagedNet, build, default_cfg
 
 __all__ = ["Cell", "CellSpec", "NASNet"]
 
@@ -483,10 +483,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         "no_rewrite": True,
         "flatten_sequential": False,
     }
-    model: nn.Module = build_model_with_cfg(
-        NASNet, variant, pretrained, feature_cfg=features, **{**numbers, **kwargs}
-    )
-    return model
+    return build(NASNet, variant, pretrained, feature_cfg=features, **{**numbers, **kwargs})
 
 
 @register_model  # type: ignore[untyped-decorator]
