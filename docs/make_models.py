@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,9 @@ def stages(name: str) -> list[tuple[str, int, int, int]]:
     for level in entries:
         module = network.get_submodule(level["module"]) if level["module"] else nn.Identity()
         inner = getattr(module, "blocks", module)
-        blocks = len(inner) if isinstance(inner, nn.Sequential | nn.ModuleList) else 1
+        kinds = Counter(type(child) for child in inner.children())
+        several = isinstance(inner, nn.Sequential | nn.ModuleList) and kinds
+        blocks = max(kinds.values()) if several else 1  # norms and downsampling aside
         found.append((level["module"], blocks, level["num_chs"], level["reduction"]))
     return found
 
@@ -53,10 +56,8 @@ def diagram(name: str) -> str:
     x, parts = 10, []
     size = timm.get_pretrained_cfg(name).input_size[-1]
     for module, blocks, channels, reduction in stages(name):
-        height, width = (
-            max(24, 160 // max(1, reduction.bit_length() - 1)),
-            60 + 10 * min(blocks, 12),
-        )
+        height = max(54, 160 // max(1, reduction.bit_length() - 1))
+        width = 60 + 10 * min(blocks, 12)
         top = 100 - height // 2
         lines = (module, f"{blocks} x {channels}", f"{size // reduction} px")
         parts.append(
