@@ -65,6 +65,8 @@ def main(
             "higher",
             seeds=range(seeds),
             spread=(low, high) if seeds > 1 else None,
+            command=f"python benchmarks/sinet_proxy.py {loaded.root.name}/ --model {ours} "
+            f"--epochs {epochs:g} --images {images}",
             extra={
                 **results,
                 "train_images": len(loaded.train),

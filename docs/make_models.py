@@ -140,8 +140,10 @@ def page(card: Card, names: list[str]) -> str:
 
 def reproductions(cards: list[Card]) -> str:
     """The table of all verdicts."""
-    lines = ["# Reproductions", "", "Every paper's claim, measured again small: what was",
-             "confirmed, what was refuted, what could not be decided at this scale.", "",
+    done = [c for c in cards if (RESULTS / "reproductions" / f"{c.slug}.json").is_file()]
+    lines = ["# Reproductions", "", "Papers' claims, measured again small: what was confirmed,",
+             "what was refuted, what could not be decided at this scale.", "",
+             f"Measured so far: {len(done)} of {len(cards)} papers.", "",
              "| paper | claim | verdict | measured |", "| --- | --- | --- | --- |"]  # fmt: skip
     for card in cards:
         path = RESULTS / "reproductions" / f"{card.slug}.json"
