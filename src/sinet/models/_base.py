@@ -88,6 +88,20 @@ class StagedNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def refuse_other_size(x: torch.Tensor, img_size: tuple[int, int]) -> None:
+    """Hold the images of a network whose layers depend on their size to that size.
+
+    Raises:
+        UsageError: they are of another.
+    """
+    if tuple(x.shape[-2:]) != img_size:
+        given, wanted = ("x".join(map(str, s)) for s in (x.shape[-2:], img_size))
+        raise UsageError(
+            f"this network was built for images of {wanted}, not {given}; resize the images or "
+            "build it with img_size"
+        )
+
+
 def default_cfg(**overrides: Any) -> dict[str, Any]:
     """The description for timm of a network that has no published weights yet."""
     return {

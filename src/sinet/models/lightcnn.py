@@ -29,7 +29,7 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
 from sinet.errors import UsageError
-from sinet.models._base import build, default_cfg
+from sinet.models._base import build, default_cfg, refuse_other_size
 
 __all__ = ["LightCNN"]
 
@@ -154,12 +154,7 @@ class LightCNN(nn.Module):
 
         Shape: (B, 2 * in_chans, H, W), one image for each branch -> (B, 2, branch_classes)
         """
-        if tuple(x.shape[-2:]) != self.img_size:
-            given, wanted = ("x".join(map(str, s)) for s in (x.shape[-2:], self.img_size))
-            raise UsageError(
-                f"this network was built for images of {wanted}, not {given}; resize the images or "
-                "build it with img_size"
-            )
+        refuse_other_size(x, self.img_size)
         if self.grad_checkpointing and self.training:
             x = checkpoint_seq(self.stages, x)
         else:

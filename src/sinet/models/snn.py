@@ -25,7 +25,7 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
 from sinet.errors import UsageError, unknown
-from sinet.models._base import build, default_cfg
+from sinet.models._base import build, default_cfg, refuse_other_size
 
 __all__ = ["SNN", "lecun_normal_", "snn_widths"]
 
@@ -155,12 +155,7 @@ class SNN(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Image to the last hidden layer, (B, num_features)."""
-        if tuple(x.shape[-2:]) != self.img_size:
-            given, wanted = ("x".join(map(str, s)) for s in (x.shape[-2:], self.img_size))
-            raise UsageError(
-                f"this network was built for images of {wanted}, not {given}; resize the images or "
-                "build it with img_size"
-            )
+        refuse_other_size(x, self.img_size)
         x = self.convs(x).flatten(1)
         if self.grad_checkpointing and self.training:
             return checkpoint_seq(self.layers, x)  # type: ignore[no-any-return]
