@@ -66,7 +66,7 @@ def main(
             seeds=range(seeds),
             spread=(low, high) if seeds > 1 else None,
             command=f"python benchmarks/sinet_proxy.py {loaded.root.name}/ --model {ours} "
-            f"--epochs {epochs:g} --images {images}",
+            f"--epochs {epochs:g} --images {images} --batch-size {batch_size} --lr {lr:g}",
             extra={
                 **results,
                 "train_images": len(loaded.train),

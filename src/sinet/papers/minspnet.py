@@ -49,7 +49,7 @@ SEEDS = (0, 1, 2)
 def reproduce(setting: Setting) -> list[Finding]:
     """Depthwise against dense, SE against none, the trade-off against ResNet-10, INT8."""
     quick, work, data = setting.quick, setting.work, setting.data
-    loaded, recipe = images(data, quick), short_recipe(quick)
+    loaded, recipe = images(data, quick, 2_000), short_recipe(quick)
     seeds = SEEDS[:1] if quick else SEEDS
     ours = ("minspnet_small", ModelSpec("minspnet_small", 64))
     without = ("minspnet_small_no_se", ModelSpec("minspnet_small", 64, {"attn_layer": None}))
