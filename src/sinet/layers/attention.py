@@ -56,7 +56,7 @@ class SmallAttention(nn.Module):
         self.heads = max(1, round(dim * ratio / HEAD_DIM))
         self.window = window
         self.qkv = ConvNorm(dim, self.heads * (2 * KEY_DIM + HEAD_DIM), norm_layer=norm_layer)
-        self.proj = ConvNorm(self.heads * HEAD_DIM, dim, norm_layer=norm_layer, zero_init=True)
+        self.proj = ConvNorm(self.heads * HEAD_DIM, dim, norm_layer=norm_layer)
 
     def attend(self, qkv: torch.Tensor) -> torch.Tensor:
         """Attention of every position to all others.

@@ -57,10 +57,10 @@ class Block(nn.Module):
         hidden = round(dim * expansion)
         self.dw = ConvNorm(dim, dim, kernel_size, groups=dim, norm_layer=norm_layer)
         self.act = create_act_layer(act_layer, inplace=True)
-        self.pw = ConvNorm(dim, dim, norm_layer=norm_layer, zero_init=True)
+        self.pw = ConvNorm(dim, dim, norm_layer=norm_layer)
         self.attn = SmallAttention(dim, norm_layer=norm_layer) if attention else nn.Identity()
         self.expand = ConvNorm(dim, hidden, norm_layer=norm_layer)
-        self.project = ConvNorm(hidden, dim, norm_layer=norm_layer, zero_init=True)
+        self.project = ConvNorm(hidden, dim, norm_layer=norm_layer)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -230,7 +230,7 @@ def _finds_taps(setting: Setting, runs: int = 20, taps: int = 4, window: int = 1
     """
     steps = 100 if setting.quick else 1500
     generator = torch.Generator().manual_seed(0)
-    val = images(setting.data, True).val
+    val = images(setting.data, True, 1_500).val
     pixels = torch.stack([torch.tensor(val.image(i, 1)) for i in range(64)])
     x = pixels.permute(0, 3, 1, 2).float()
     x = ((x - x.mean()) / x.std()).expand(-1, runs, -1, -1)
