@@ -24,7 +24,7 @@ from sinet.measurement.bench import bench_networks
 from sinet.measurement.proxy import equal_recipe
 from sinet.measurement.results import record, results_dir
 from sinet.models.spec import ModelSpec
-from sinet.tasks import Classify
+from sinet.tasks.classify import Classify
 from sinet.training.inputs import pixel_stats, preprocess_for
 from sinet.training.loop import step_seconds
 from sinet.training.recipe import Recipe

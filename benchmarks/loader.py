@@ -20,7 +20,7 @@ from sinet.data.dataset import ImageDataset
 from sinet.data.preprocess import Preprocess
 from sinet.measurement.results import record
 from sinet.models.spec import ModelSpec
-from sinet.tasks import Classify
+from sinet.tasks.classify import Classify
 from sinet.training.loader import Order, TrainBatches
 from sinet.training.loop import build_network
 from sinet.training.recipe import Recipe

@@ -19,7 +19,8 @@ SOURCE = ROOT / "src" / "sinet"
 FLOORS = [
     {"errors", "files", "_register"},
     {"layers", "kernels"},
-    {"models", "heads"},
+    {"models"},
+    {"heads"},
     {"data"},
     {"training"},
     {"tasks"},

@@ -86,8 +86,9 @@ def test_any_integer_id_comes_back(
 
 
 def test_every_reader_says_what_it_is() -> None:
-    assert [r.FORMAT for r in readers()] == ["archive", "CSV", "class folders", "IDX files",
-                                             "Parquet"]  # fmt: skip
+    classes = ["CSV", "class folders", "IDX files", "Parquet"]
+    assert [r.FORMAT for r in readers()] == ["archive", "mask folders", *classes]
+    assert [r.FORMAT for r in readers("segment")] == ["archive", "mask folders"]
     assert all(reader.EXPECTS for reader in readers())
 
 

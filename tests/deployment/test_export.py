@@ -91,6 +91,8 @@ def test_what_cannot_be_exported_says_so_and_leaves_nothing(
 PREPROCESSES = [
     Preprocess(24, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875),
     Preprocess(17, 1, (0.3,), (0.2,)),
+    Preprocess(24, 3, (0.4,) * 3, (0.2,) * 3, width=40, fit="stretch"),
+    Preprocess(16, 1, (0.4,), (0.2,), width=32, fit="pad"),
 ]
 SESSIONS = {
     p: ort.InferenceSession(
@@ -113,6 +115,9 @@ SESSIONS = {
 @example(PREPROCESSES[1], 1, 100, 2, 0)
 @example(PREPROCESSES[0], 299, 3, 1, 0)
 @example(PREPROCESSES[0], 1500, 2000, 1, 0)
+@example(PREPROCESSES[2], 24, 40, 2, 0)
+@example(PREPROCESSES[3], 1, 100, 1, 0)
+@example(PREPROCESSES[3], 16, 32, 2, 0)
 @settings(max_examples=80, deadline=None)
 def test_preprocessing_in_the_graph_equals_its_twin(
     preprocess: Preprocess, height: int, width: int, count: int, seed: int

@@ -94,7 +94,7 @@ def test_card_holds_what_was_measured_and_what_the_file_says(folder: Path) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["license: mit", "91.20%", "90.00 to 92.40", CARD.latency, CARD.hardware, "dög", "bird\\|x",
+    ["license: mit", "91.20%", "90.00% to 92.40%", CARD.latency, CARD.hardware, "dög", "bird\\|x",
      "Short side to 53 pixels", "## Limitations", "sinet fit pets/", "python run.py", "500 images"],
 )  # fmt: skip
 def test_readme_says(folder: Path, text: str) -> None:
@@ -136,7 +136,7 @@ def test_grey_models_with_several_labels_run_alone(tmp_path: Path) -> None:
 def test_run_py_is_about_thirty_lines() -> None:
     from sinet.deployment.ship import _template
 
-    lines = [line for line in _template("run.py").splitlines() if line.strip()]
+    lines = [line for line in _template("run_classify.py").splitlines() if line.strip()]
     assert len(lines) <= 35
 
 

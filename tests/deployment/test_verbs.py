@@ -110,8 +110,9 @@ def test_export_of_a_training(app: typer.Typer, trained: Trained, tmp_path: Path
     done = CliRunner().invoke(app, ["export", str(trained.folder), "--to", to, "--out", str(out)])
     assert done.exit_code == 0, done.output
     images = pictures(2, 70, 50)
-    found = Predictor(out, "onnxruntime" if to == "onnx" else "openvino").logits(images)
-    expected = Predictor(trained.folder, "torch").logits(images)
+    engine = "onnxruntime" if to == "onnx" else "openvino"
+    found = Predictor(out, engine).run(images)["probabilities"]
+    expected = Predictor(trained.folder, "torch").run(images)["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 

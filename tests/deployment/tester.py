@@ -34,7 +34,8 @@ class EngineTester:
         self, predictor: Predictor, trained: Trained, hw: tuple[int, int]
     ) -> None:
         images = pictures(2, *hw)
-        ours, exact = predictor.run(images), Predictor(trained.folder, "torch").run(images)
+        exact = Predictor(trained.folder, "torch").run(images, raw=True)
+        ours = predictor.run(images, raw=True)
         assert np.abs(exact["logits"]).max() > 0.1
         np.testing.assert_allclose(ours["logits"], exact["logits"], atol=1e-3)
         np.testing.assert_allclose(ours["probabilities"], exact["probabilities"], atol=1e-3)
@@ -42,16 +43,18 @@ class EngineTester:
     @pytest.mark.parametrize("count", [1, 2, 5])
     def test_batch_is_dynamic_and_images_do_not_mix(self, predictor: Predictor, count: int) -> None:
         images = pictures(count, 60, 70)
-        together = predictor.logits(images)
+        together = predictor.run(images, raw=True)["logits"]
         assert together.shape == (count, len(CLASSES))
         assert together.dtype == np.float32
-        alone = np.concatenate([predictor.logits(image[None]) for image in images])
+        alone = np.concatenate([predictor.run(image[None], raw=True)["logits"] for image in images])
         np.testing.assert_allclose(together, alone, atol=1e-4)
 
     def test_sizes_can_alternate(self, predictor: Predictor) -> None:
-        first = {hw: predictor.logits(pictures(1, *hw)) for hw in SIZES}
+        first = {hw: predictor.run(pictures(1, *hw), raw=True)["logits"] for hw in SIZES}
         for hw in reversed(SIZES):
-            np.testing.assert_allclose(predictor.logits(pictures(1, *hw)), first[hw], atol=1e-5)
+            np.testing.assert_allclose(
+                predictor.run(pictures(1, *hw), raw=True)["logits"], first[hw], atol=1e-5
+            )
 
     def test_probabilities_sum_to_one(self, predictor: Predictor) -> None:
         probabilities = predictor.run(pictures(3, 48, 48))["probabilities"]
@@ -69,7 +72,7 @@ class EngineTester:
         file = make_file(trained, tmp_path / "model.onnx")
         predictor = Predictor(self.path(trained, file), self.engine)
         images = pictures(4, 50, 60, channels=1)
-        found = predictor.run(images)
+        found = predictor.run(images, raw=True)
         np.testing.assert_allclose(
             found["probabilities"], 1 / (1 + np.exp(-found["logits"])), atol=1e-5
         )

@@ -42,7 +42,9 @@ def conv(path: Path, chans: int, size: int, groups: int = 1) -> Path:
     )
 
 
-def classifier(path: Path, weights: np.ndarray, shift: float = 0.0) -> Path:
+def classifier(
+    path: Path, weights: np.ndarray, shift: float = 0.0, multilabel: bool = False
+) -> Path:
     """`images` uint8 (N, H, W, C) -> `logits` = mean colour / 255 @ weights + shift."""
     chans, classes = weights.shape
     nodes = [
@@ -51,7 +53,7 @@ def classifier(path: Path, weights: np.ndarray, shift: float = 0.0) -> Path:
         helper.make_node("Div", ["m", "full"], ["d"]),
         helper.make_node("MatMul", ["d", "w"], ["z"]),
         helper.make_node("Add", ["z", "shift"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+        helper.make_node("Sigmoid" if multilabel else "Softmax", ["logits"], ["probabilities"]),
     ]
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", "h", "w", chans])
     outputs = [

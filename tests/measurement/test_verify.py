@@ -11,45 +11,50 @@ import torch
 from onnx_files import classifier
 from torch import nn
 
+from sinet.data.dataset import Split
+from sinet.data.preprocess import Preprocess
 from sinet.errors import DataError, GateError
 from sinet.measurement.latency import Latency
-from sinet.measurement.verify import (
-    Row,
-    decide,
-    mean_average_precision,
-    verify,
-    wilson,
-)
+from sinet.measurement.verify import Row, decide, verify
+from sinet.tasks.signatures import Described, signature
+from sinet.tasks.signatures.base import wilson
+from sinet.tasks.signatures.classify import mean_average_precision
 
 WEIGHTS = np.eye(3, dtype=np.float32)
 
 
-class Split:
+class Colours(Split):
     """Images of one colour each, of several sizes; the label is the strongest channel."""
 
     def __init__(self, count: int = 30) -> None:
-        rng = np.random.default_rng(0)
-        self.colours = rng.integers(0, 256, (count, 3), dtype=np.uint8)
-        self.labels = self.colours.argmax(1).astype(np.int64)
-        self.names = [f"image {i}" for i in range(count)]
+        self.colours = np.random.default_rng(0).integers(0, 256, (count, 3), dtype=np.uint8)
+        labels = self.colours.argmax(1).astype(np.int64)
+        super().__init__([b""] * count, labels, [f"image {i}" for i in range(count)])
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def image(self, i: int, channels: int) -> np.ndarray:
+    def image(self, i: int, channels: int | None = None, at_least: int | None = None) -> np.ndarray:
         side = 4 if i % 7 else 6
         return np.broadcast_to(self.colours[i], (side, side, 3))
 
 
 class MeanColour(nn.Module):
+    """The network: mean colour of what `PreprocessModule` made of the image, then a linear map."""
+
+    def __init__(self, weights: np.ndarray) -> None:
+        super().__init__()
+        self.weights = torch.from_numpy(weights)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.float().mean((1, 2)) / 255
+        return images.mean((2, 3)) @ self.weights
 
 
-def linear(weights: np.ndarray = WEIGHTS) -> nn.Module:
-    layer = nn.Linear(3, 3, bias=False)
-    layer.weight.data = torch.from_numpy(weights.T.copy())
-    return layer
+def facts(multilabel: bool = False) -> Described:
+    names = ["r", "g", "b"]
+    return Described(
+        "classify", names, list(names), multilabel, Preprocess(4, 3, (0.0,) * 3, (1.0,) * 3)
+    )
+
+
+TASK = signature(facts())
 
 
 def row(name: str, metric: float, ms: float | None = None) -> Row:
@@ -71,20 +76,20 @@ def test_int8_ships_only_if_it_loses_little_and_is_faster(
     int8_metric: float, int8_ms: float, ships: str, reason: str
 ) -> None:
     rows = [row("eager", 0.9), row("fp32", 0.9, 10.0), row("int8", int8_metric, int8_ms)]
-    shipped, why = decide({r.name: r for r in rows}, max_drop=0.5)
+    shipped, why = decide({r.name: r for r in rows}, max_drop=0.5, task=TASK)
     assert shipped == ships
     assert reason in why
 
 
 def test_without_int8_fp32_ships() -> None:
     rows = {r.name: r for r in (row("eager", 0.9), row("fp32", 0.9, 10.0))}
-    assert decide(rows, 0.5) == ("fp32", "FP32 ships: no INT8 file was made")
+    assert decide(rows, 0.5, TASK) == ("fp32", "FP32 ships: no INT8 file was made")
 
 
 def test_the_whole_table(tmp_path: Path) -> None:
     files = {"fp32": classifier(tmp_path / "fp32.onnx", WEIGHTS), "int8": None}
     done: list[tuple[int, int]] = []
-    verdict = verify(linear(), MeanColour(), files, Split(), threads=1, seconds=0.1,
+    verdict = verify(MeanColour(WEIGHTS), facts(), files, Colours(), threads=1, seconds=0.1,
                      budget_ms=1e-6, progress=lambda a, b: done.append((a, b)))  # fmt: skip
     eager, fp32 = verdict.rows
     assert verdict.shipped == "fp32"
@@ -99,8 +104,8 @@ def test_the_whole_table(tmp_path: Path) -> None:
     assert fp32.memory_mb > 10
     assert not verdict.within_budget
     assert done[-1] == (30, 30)
-    assert verdict.predictions.probability.shape == (30, 3)
-    assert (verdict.predictions.probability.argmax(1) == Split().labels).all()
+    assert verdict.scorer.probability.shape == (30, 3)
+    assert (verdict.scorer.probability.argmax(1) == Colours().labels).all()
     written = json.loads(json.dumps(verdict.to_dict()))
     assert written["shipped"] == "fp32"
     assert {"name", "metric", "max_difference", "latency", "file_mb"} <= set(written["rows"][1])
@@ -111,38 +116,38 @@ def test_a_worse_int8_file_stays_at_home(tmp_path: Path) -> None:
         "fp32": classifier(tmp_path / "fp32.onnx", WEIGHTS),
         "int8": classifier(tmp_path / "int8.onnx", np.roll(WEIGHTS, 1, axis=0)),
     }
-    verdict = verify(linear(), MeanColour(), files, Split(), threads=1, seconds=0.1)
+    verdict = verify(MeanColour(WEIGHTS), facts(), files, Colours(), threads=1, seconds=0.1)
     assert verdict.shipped == "fp32"
     assert "INT8 loses 100.00 points" in verdict.why
     assert verdict.rows[2].max_difference > 0.1
 
 
 def test_images_damaged_in_the_middle_are_left_out_and_counted(tmp_path: Path) -> None:
-    class Damaged(Split):
-        def image(self, i: int, channels: int) -> np.ndarray:
+    class Damaged(Colours):
+        def image(self, i: int, *args: int) -> np.ndarray:
             if i in (0, 5):
                 raise DataError(f"{self.names[i]} is cut short")
-            return super().image(i, channels)
+            return super().image(i, *args)
 
     files = {"fp32": classifier(tmp_path / "fp32.onnx", WEIGHTS), "int8": None}
-    verdict = verify(linear(), MeanColour(), files, Damaged(), threads=1, seconds=0.1)
+    verdict = verify(MeanColour(WEIGHTS), facts(), files, Damaged(), threads=1, seconds=0.1)
     assert (verdict.images, verdict.unreadable) == (28, 2)
     assert verdict.row.metric == 1.0
-    assert "image 5" not in verdict.predictions.names
+    assert 5 not in verdict.used
 
 
 @pytest.mark.parametrize("shift", [0.01, float("nan")])
 def test_an_fp32_file_that_disagrees_stops_everything(tmp_path: Path, shift: float) -> None:
     files = {"fp32": classifier(tmp_path / "fp32.onnx", WEIGHTS, shift), "int8": None}
     with pytest.raises(GateError, match=r"fp32.onnx differs from the trained model by"):
-        verify(linear(), MeanColour(), files, Split(), threads=1, seconds=0.1)
+        verify(MeanColour(WEIGHTS), facts(), files, Colours(), threads=1, seconds=0.1)
 
 
 def test_multilabel_has_average_precision_and_a_bootstrap(tmp_path: Path) -> None:
-    split = Split()
+    split = Colours()
     split.labels = (split.colours > 127).astype(np.float32)
-    files = {"fp32": classifier(tmp_path / "fp32.onnx", WEIGHTS), "int8": None}
-    verdict = verify(linear(), MeanColour(), files, split, multilabel=True, threads=1, seconds=0.1)
+    files = {"fp32": classifier(tmp_path / "fp32.onnx", WEIGHTS, multilabel=True), "int8": None}
+    verdict = verify(MeanColour(WEIGHTS), facts(True), files, split, threads=1, seconds=0.1)
     assert verdict.metric_name == "val/map"
     assert verdict.row.metric == pytest.approx(1.0)
     assert verdict.row.low == pytest.approx(1.0)
@@ -165,4 +170,4 @@ def test_wilson_is_an_interval_that_narrows(share: float) -> None:
 def test_rows_without_times_cannot_be_judged() -> None:
     rows = {"eager": row("eager", 1), "fp32": row("fp32", 1), "int8": row("int8", 1)}
     with pytest.raises(ValueError, match="timed"):
-        decide(rows, 0.5)
+        decide(rows, 0.5, TASK)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from sinet.errors import SinetError
-from sinet.report import draw_summary, render, save_predictions
+from sinet.report import draw_summary, render
+from sinet.report.predictions import save_predictions
 from sinet.report.reader import FILES, read_run
 
 from .fake_run import CLASSES, make_failed_run, make_run
@@ -137,8 +138,8 @@ def test_several_labels_an_image(run: Path) -> None:
     probability = np.clip(0.8 * labels + 0.3 * rng.random((30, 10)), 0, 1)
     names = [f"{i}.png" for i in range(30)]
     save_predictions(run, names, labels, probability, lambda _: np.zeros((8, 8, 3), np.uint8))
-    chain = json.loads((run / "chain.json").read_text()) | {"metric_name": "val/map"}
-    (run / "chain.json").write_text(json.dumps(chain))
+    dataset = json.loads((run / "dataset.json").read_text()) | {"multilabel": True}
+    (run / "dataset.json").write_text(json.dumps(dataset))
     page = render(run).read_text(encoding="utf-8")
     assert "mean average precision" in page
     assert "By class, weakest first" in page

@@ -9,7 +9,7 @@ from tester import TaskTester
 from torch import nn
 
 from sinet.data.dataset import ImageDataset
-from sinet.tasks import Classify
+from sinet.tasks.classify import Classify
 from sinet.training.evaluate import evaluate
 from sinet.training.loader import eval_batches
 from sinet.training.recipe import Recipe
@@ -136,7 +136,7 @@ def test_predictions_carry_the_users_own_names() -> None:
     data = tiny.dataset()
     logits = torch.tensor([[0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 0.0, 9.0]])
     first, second = make(data, Oracle(logits)).predict(torch.zeros(2, 3, 16, 16))
-    assert (first.label, first.id, first.labels) == ("class 1", 10, ["class 1"])
+    assert (first.label, first.id, first.labels) == ("class 1", 10, ("class 1",))
     assert (second.label, second.id) == ("class 3", 30)
     assert first.score == pytest.approx(first.probabilities.max().item())
     assert first.probabilities.sum().item() == pytest.approx(1.0)
@@ -145,7 +145,7 @@ def test_predictions_carry_the_users_own_names() -> None:
 def test_several_labels_are_those_above_one_half() -> None:
     logits = torch.tensor([[2.0, -2.0, 0.5]])
     (found,) = make(tiny.multilabel(), Oracle(logits)).predict(torch.zeros(1, 3, 16, 16))
-    assert found.labels == ["r", "b"]
+    assert found.labels == ("r", "b")
     assert found.label == "r"
 
 

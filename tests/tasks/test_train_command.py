@@ -37,7 +37,7 @@ def test_overrides_go_to_the_recipe_or_the_model() -> None:
 def test_a_command_trains_and_writes_what_it_did(folder: Path, tmp_path: Path) -> None:
     trained = run_training(
         folder, model="tiny_test_net", recipe="", out=tmp_path / "run", size=0, weights="auto",
-        overrides=("batch_size=8", "model.norm=false", "lr=0.02"),
+        task="", overrides=("batch_size=8", "model.norm=false", "lr=0.02"),
         given={"epochs": 6, "seed": None}, init=None, progress=False, device="cpu",
     )  # fmt: skip
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())

@@ -15,7 +15,7 @@ import torch
 
 from sinet.errors import SinetError, UsageError
 from sinet.models.spec import ModelSpec
-from sinet.tasks import Classify
+from sinet.tasks.classify import Classify
 from sinet.training import checkpoint as checkpoints
 from sinet.training.average import moving_average
 from sinet.training.checkpoint import Interrupted, Keeper, read_checkpoint

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sinet.data.dataset import ImageDataset, Split
 from sinet.data.preprocess import Preprocess
 from sinet.models.spec import ModelSpec
-from sinet.tasks import Classify
+from sinet.tasks.classify import Classify
 from sinet.training.loop import train
 from sinet.training.recipe import Recipe
 from sinet.training.trained import Trained

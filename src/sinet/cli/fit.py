@@ -19,8 +19,12 @@ def fit(
     profile: Annotated[
         Path | None, typer.Option(help="Choose for the device of this `sinet profile` file.")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="classify or segment; by the look of the data if not given.")
+    ] = "",
     model: Annotated[
-        list[str] | None, typer.Option(help="Try only models of these names (wildcards allowed).")
+        list[str] | None,
+        typer.Option(help="Try only networks, heads or backbones of these names (wildcards)."),
     ] = None,
     recipe: Annotated[
         str, typer.Option(help="Recipe name or YAML file; default by starting weights.")
@@ -52,6 +56,7 @@ def fit(
         dry_run=dry_run,
         minutes=minutes,
         out=str(out or ""),
+        task=task,
         profile=str(profile or ""),
         models=tuple(model or ()),
         recipe=recipe,

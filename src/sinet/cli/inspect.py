@@ -24,6 +24,9 @@ def inspect(
     out: Annotated[
         Path | None, typer.Option(help="Write sheet.png and inspection.json into this folder.")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="classify or segment; by the look of the data if not given.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it.
@@ -34,9 +37,11 @@ def inspect(
     from sinet.data.sheet import draw_sheet
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading pictures", total=None)
+        shown = bar.add_task("reading pictures", total=None)
         found = inspect_dataset(
-            path, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            path,
+            task=task,
+            progress=lambda done, total: bar.update(shown, completed=done, total=total),
         )
     if out is not None:
         write_json(out / "inspection.json", found.to_dict())

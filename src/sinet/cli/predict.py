@@ -11,7 +11,8 @@ import typer
 from sinet.errors import UsageError
 
 if TYPE_CHECKING:
-    from sinet.deployment.predictor import Prediction
+    from sinet.deployment.predictor import Predictor
+    from sinet.tasks.signatures import Result
 
 _SHOWN = 50
 
@@ -22,13 +23,16 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="results.csv or results.json; else a table is shown.")
     ] = None,
+    draw: Annotated[
+        Path | None, typer.Option(help="Folder for the images with the answers drawn on them.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
     top: Annotated[int, typer.Option(min=1, help="Classes to give for each image.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
 ) -> None:
-    """Classify images with an exported model.
+    """Say what is in images, with an exported model.
 
-    One row a file, also for files that cannot be read: their row holds the error.
+    One row an answer, and one for each file that cannot be read, which holds the error.
 
     Example: `sinet predict runs/photos/model.onnx new/*.jpg --out results.csv --top 3`
     """
@@ -38,14 +42,18 @@ def predict(
         raise UsageError(f"--out {out} is neither .csv nor .json; choose one of them")
     predictor = Predictor(model, engine, threads)
     files = list(_expand(sources))
-    rows = [_row(result, predictor.metadata, top) for result in predictor.predict(files)]
+    rows = []
+    for result in predictor.predict(files):
+        rows += _rows(result, top)
+        if draw is not None and result.error is None:
+            _draw(predictor, result, draw)
     if out is None:
         _show(rows[:_SHOWN], len(rows))
     else:
         _save(rows, out)
     bad = sum(bool(row["error"]) for row in rows)
     typer.echo(
-        f"{len(rows)} images, {bad} unreadable" + (f"; wrote {out}" if out else ""), err=True
+        f"{len(files)} images, {bad} unreadable" + (f"; wrote {out}" if out else ""), err=True
     )
 
 
@@ -71,18 +79,18 @@ def _expand(sources: Iterable[str]) -> Iterator[Path]:
             yield from map(Path, found)
 
 
-def _row(result: Prediction, facts: Any, top: int) -> dict[str, Any]:
-    """Columns file, label, id, score, [label2, id2, score2, ...], error."""
-    order = (-result.probabilities).argsort(kind="stable")[:top]
-    row: dict[str, Any] = {"file": result.source}
-    for rank, index in enumerate(order, start=1):
-        number, failed = "" if rank == 1 else str(rank), result.error is not None
-        row[f"label{number}"] = "" if failed else facts.classes[index]
-        row[f"id{number}"] = "" if failed else facts.class_ids[index]
-        row[f"score{number}"] = "" if failed else round(float(result.probabilities[index]), 6)
-    if facts.multilabel:
-        row["labels"] = ";".join(result.labels)
-    return {**row, "error": result.error or ""}
+def _rows(result: Result, top: int) -> list[dict[str, Any]]:
+    """Columns file, those of the task, error."""
+    ends = {"error": result.error or ""}
+    return [{"file": result.source, **row, **ends} for row in result.rows(top)]
+
+
+def _draw(predictor: Predictor, result: Result, folder: Path) -> None:
+    """`folder/NAME.png`: the image with the answer on it."""
+    from sinet.files import atomic_path
+
+    with atomic_path(folder / f"{Path(result.source).stem}.png") as temporary:
+        result.draw(predictor.read(result.source)).save(temporary, format="PNG")
 
 
 def _save(rows: list[dict[str, Any]], out: Path) -> None:
@@ -94,7 +102,7 @@ def _save(rows: list[dict[str, Any]], out: Path) -> None:
         write_json(out, rows)
         return
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["file", "label", "id", "score"])
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["file", "error"])
         writer.writeheader()
         writer.writerows(rows)
 

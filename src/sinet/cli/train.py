@@ -16,6 +16,9 @@ def train(
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/MODEL.")] = None,
     size: Annotated[int, typer.Option(help="Input size, pixels; 0 = that of the images.")] = 0,
+    task: Annotated[
+        str, typer.Option(help="classify or segment; by the look of the data if not given.")
+    ] = "",
     weights: Annotated[
         str, typer.Option(help="Starting weights: auto (if at hand), none, hub:NAME or a file.")
     ] = "auto",
@@ -45,6 +48,7 @@ def train(
         recipe=recipe,
         out=out or Path("runs") / model,
         size=size,
+        task=task,
         weights=weights,
         overrides=tuple(overrides or ()),
         given={"epochs": epochs, "seed": seed},

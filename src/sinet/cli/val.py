@@ -30,22 +30,25 @@ def val(
 
     predictor = Predictor(model, engine, threads)
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("images", total=None)
+        shown = bar.add_task("images", total=None)
         found = evaluate_file(
-            predictor, data, split, lambda done, n: bar.update(task, completed=done, total=n)
+            predictor, data, split, lambda done, n: bar.update(shown, completed=done, total=n)
         )
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
         return
     table = Table("class", title=f"{found.model} on {found.images} images ({found.split})")
-    for column in ("images", "recall %", "precision %"):
-        table.add_column(column, justify="right")
+    for column in list(found.classes[0])[1:]:
+        share = isinstance(found.classes[0][column], float)
+        table.add_column(f"{column} %" if share else column, justify="right")
     for row in found.classes:
-        cells = f"{100 * row.recall:.1f}", f"{100 * row.precision:.1f}"
-        table.add_row(row.name, str(row.images), *cells)
+        name, *values = row.values()
+        cells = (f"{100 * v:.1f}" if isinstance(v, float) else str(v) for v in values)
+        table.add_row(name, *cells)
     console = Console()
     console.print(table)
-    low, high = 100 * found.low, 100 * found.high
-    typer.echo(f"{found.metric_name} {100 * found.metric:.2f}% (95%: {low:.2f} - {high:.2f})")
+    task = predictor.signature
+    low, high = task.shown(found.low), task.shown(found.high)
+    typer.echo(f"{found.metric_name} {task.shown(found.metric)} (95%: {low} - {high})")
     for name, reason in found.unreadable:
         typer.echo(f"not read: {name}: {reason}")

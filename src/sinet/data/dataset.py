@@ -34,6 +34,8 @@ class Split(Sequence[tuple[Pixels, Any]]):
     """One stable name a sample."""
     channels: int = 3
     """Channels that `split[i]` gives."""
+    targets: Sequence[Any] = ()
+    """What a picture shows besides its labels, one a sample: masks or boxes, by the task."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,7 +65,9 @@ class Split(Sequence[tuple[Pixels, Any]]):
             items = self.items[chosen]
         else:
             items = [self.items[i] for i in chosen]
-        return Split(items, self.labels[chosen], [self.names[i] for i in chosen], self.channels)
+        names = [self.names[i] for i in chosen]
+        targets = [self.targets[i] for i in chosen] if self.targets else ()
+        return Split(items, self.labels[chosen], names, self.channels, targets)
 
     def per_class(self, num_classes: int) -> list[int]:
         """Number of samples of each class."""
@@ -74,7 +78,10 @@ class Split(Sequence[tuple[Pixels, Any]]):
 
 @dataclass(eq=False)
 class ImageDataset:
-    """Images with class labels, split into train, val and perhaps test."""
+    """Labelled images, split into train, val and perhaps test.
+
+    Where they have masks or boxes (`Split.targets`), the labels say which classes occur.
+    """
 
     root: Path
     format: str
@@ -83,6 +90,7 @@ class ImageDataset:
     class_ids: list[ClassId]
     """The user's own ids, in label order: folder names, CSV values, Parquet or IDX integers."""
     multilabel: bool
+    """Whether an image may have several labels; true for all that has `targets`."""
     splits: dict[str, Split]
     channels: int = 3
     """1 if every sampled image is grey, else 3."""
@@ -91,7 +99,9 @@ class ImageDataset:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of unreadable files that are left out."""
     empty_classes: list[str] = field(default_factory=list)
-    """Classes that are declared but have no sample; left out."""
+    """Classes that are declared but have no sample; left out where images have class labels."""
+    task: str = "classify"
+    """What the labels are for."""
 
     @property
     def train(self) -> Split:
@@ -124,6 +134,7 @@ class ImageDataset:
                 digest.update(np.ascontiguousarray(split.items).tobytes())
             else:
                 digest.update(repr([_bytes(item) for item in split.items]).encode())
+            digest.update(repr(list(split.targets)).encode())
         return digest.hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +143,7 @@ class ImageDataset:
         return {
             "root": str(self.root),
             "format": self.format,
+            "task": self.task,
             "classes": self.classes,
             "class_ids": self.class_ids,
             "multilabel": self.multilabel,
@@ -155,6 +167,7 @@ def open_dataset(
     val_share: float | None = None,
     seed: int = 0,
     max_bad_share: float = 0.05,
+    task: str = "",
 ) -> ImageDataset:
     """Recognise the format, read the labels, check the files and see to a validation split.
 
@@ -168,6 +181,7 @@ def open_dataset(
             fifth, but no more than 10 sqrt(n) of n: 2,236 of 50,000 tell models half a point apart.
         seed: of that cut.
         max_bad_share: greatest share of unreadable files; they are left out and listed.
+        task: read the labels as this task's, such as `segment`; empty = as they look.
 
     Raises:
         DataError: missing, not a data set, one class only, a class without training samples, or
@@ -178,7 +192,7 @@ def open_dataset(
 
     if val_share is not None and not 0 < val_share < 1:
         raise UsageError(f"val_share {val_share} given; a share between 0 and 1 expected")
-    data = read_any(Path(root).expanduser())
+    data = read_any(Path(root).expanduser(), task)
     _leave_out_unreadable(data, max_bad_share)
     _leave_out_empty_classes(data)
     _check_splits(data)
@@ -225,6 +239,9 @@ def _leave_out_empty_classes(data: ImageDataset) -> None:
     counts = np.sum([split.per_class(data.num_classes) for split in data.splits.values()], axis=0)
     keep = np.flatnonzero(counts)
     if len(keep) == data.num_classes:
+        return
+    if data.task != "classify":  # masks and boxes keep the numbers that they have
+        data.empty_classes = [data.classes[i] for i in np.flatnonzero(counts == 0)]
         return
     data.empty_classes = [data.classes[i] for i in np.flatnonzero(counts == 0)]
     data.notes.append(f"classes without an image are left out: {listed(data.empty_classes)}")

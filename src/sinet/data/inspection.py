@@ -26,6 +26,7 @@ class Inspection:
     """The data set itself; not part of `to_dict`."""
     root: str
     format: str
+    task: str
     classes: list[str]
     class_ids: list[int | str]
     multilabel: bool
@@ -84,6 +85,7 @@ def inspect_dataset(
     val_share: float | None = None,
     seed: int = 0,
     max_bad_share: float = 0.05,
+    task: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Open a data set and read every picture in it.
@@ -93,6 +95,7 @@ def inspect_dataset(
         val_share: as for `open_dataset`.
         seed: as for `open_dataset`.
         max_bad_share: above this share of unreadable files `Inspection.problem` is set.
+        task: as for `open_dataset`.
         progress: called with (done, total) now and then.
 
     Returns:
@@ -101,7 +104,7 @@ def inspect_dataset(
     Raises:
         DataError: it is not a data set, or cannot be split into training and validation.
     """
-    data = open_dataset(root, val_share=val_share, seed=seed, max_bad_share=1.0)
+    data = open_dataset(root, val_share=val_share, seed=seed, max_bad_share=1.0, task=task)
     seen = _look(data, progress)
     good = [picture for picture in seen if not picture.reason]
     for key, split in data.splits.items():
@@ -117,6 +120,7 @@ def inspect_dataset(
         data=data,
         root=str(root),
         format=data.format,
+        task=data.task,
         classes=data.classes,
         class_ids=data.class_ids,
         multilabel=data.multilabel,

@@ -1,7 +1,7 @@
-"""From pixels of any size to what a network sees: one rule, and its twin in torch.
+"""From pixels of any size to what a network sees: three rules, and their twin in torch.
 
 The exported file holds the same steps as ONNX nodes: Resize (opset 18, linear, half-pixel,
-antialiased), centre crop, scale and shift.
+antialiased), centre crop or padding, scale and shift.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from torch.nn import functional as F
 from sinet.errors import DataError
 
 MAX_ASPECT = 100  # a longer strip would need gigabytes once its short side is enlarged
+GREY = 114.0  # what `pad` fills with, on the 0..255 scale; detectors' custom since YOLOv3
+FITS = ("crop", "stretch", "pad")
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize the short side, cut the centre square, normalise."""
+    """Bring an image to the network's size and normalise it.
+
+    `crop` resizes the short side and cuts the centre; `stretch` resizes both sides, each as it
+    needs; `pad` resizes until the image fits in and fills what is left, below and to the right.
+    """
 
     size: int
-    """Height and width of the network's input, in pixels."""
+    """Height of the network's input in pixels, and its width unless `width` is given."""
     channels: int
     """1 (luminance) or 3 (RGB)."""
     mean: tuple[float, ...]
@@ -33,21 +39,40 @@ class Preprocess:
     std: tuple[float, ...]
     """Divided by per channel, on the 0..1 scale."""
     crop_pct: float = 1.0
-    """The short side is resized to `round(size / crop_pct)` before the centre is cut."""
+    """`crop`: the short side is resized to `round(size / crop_pct)` before the centre is cut."""
+    width: int = 0
+    """Width of the network's input in pixels; 0 = as its height. Not for `crop`."""
+    fit: str = "crop"
+    """`crop`, `stretch` or `pad`."""
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels not in (1, 3) or not 0 < self.crop_pct <= 1:
             raise ValueError(f"size >= 1, channels 1 or 3, 0 < crop_pct <= 1 expected: {self}")
+        if self.fit not in FITS or (self.fit == "crop" and self.width not in (0, self.size)):
+            raise ValueError(f"fit one of {', '.join(FITS)}, square for crop, expected: {self}")
         if len(self.mean) != self.channels or len(self.std) != self.channels or 0 in self.std:
             raise ValueError(f"one mean and one std (not 0) for each channel expected: {self}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.size, self.width or self.size
 
     @property
     def short_side(self) -> int:
         """Length of the short side after resizing, before the crop."""
         return math.floor(self.size / self.crop_pct + 0.5)
 
+    @property
+    def least(self) -> int:
+        """Shortest side after resizing: padded strips keep two pixels.
+
+        ONNX Runtime 1.31 resizes to a width of one pixel wrongly (off by up to 45 of 255).
+        """
+        return 2 if self.fit == "pad" else 1
+
     def resized(self, h: int, w: int) -> tuple[int, int]:
-        """Size after resizing: the one rounding rule, in double precision.
+        """Size after resizing, before crop or padding: one rounding rule, in double precision.
 
         Raises:
             DataError: a side of zero, or a strip more than `MAX_ASPECT` times longer than wide.
@@ -57,8 +82,12 @@ class Preprocess:
                 f"an image of {w} x {h} pixels (width x height) cannot be used: neither side may "
                 f"be 0 or more than {MAX_ASPECT} times the other; cut it to the part that matters"
             )
-        scale = self.short_side / min(h, w)
-        return math.floor(h * scale + 0.5), math.floor(w * scale + 0.5)
+        if self.fit == "stretch":
+            return self.shape
+        high, wide = self.shape
+        scale = self.short_side / min(h, w) if self.fit == "crop" else min(high / h, wide / w)
+        new_h, new_w = math.floor(h * scale + 0.5), math.floor(w * scale + 0.5)
+        return max(self.least, new_h), max(self.least, new_w)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -74,7 +103,7 @@ class Preprocess:
 class PreprocessModule(nn.Module):
     """`Preprocess` in torch, for batches of images of one size.
 
-    Shape: uint8 (N, H, W, C) -> float32 (N, C, size, size).
+    Shape: uint8 (N, H, W, C) -> float32 (N, C, *preprocess.shape).
     """
 
     def __init__(self, preprocess: Preprocess) -> None:
@@ -95,14 +124,16 @@ class PreprocessModule(nn.Module):
         return self.normalise(self.fit(images.permute(0, 3, 1, 2)))
 
     def fit(self, planes: Tensor) -> Tensor:
-        """Resize and crop only: (N, C, H, W) -> float32 (N, C, size, size) on the 0..255 scale."""
-        size = self.preprocess.size
+        """Resize, then crop or pad: (N, C, H, W) -> float32 (N, C, *shape), 0..255."""
+        high, wide = self.preprocess.shape
         h, w = self.preprocess.resized(*planes.shape[-2:])
         planes = planes.float()
         if (h, w) != planes.shape[-2:]:
             planes = F.interpolate(planes, (h, w), mode="bilinear", antialias=True)
-        top, left = (h - size) // 2, (w - size) // 2
-        return planes[..., top : top + size, left : left + size]
+        if self.preprocess.fit == "pad":
+            return F.pad(planes, (0, wide - w, 0, high - h), value=GREY)
+        top, left = (h - high) // 2, (w - wide) // 2
+        return planes[..., top : top + high, left : left + wide]
 
     def normalise(self, planes: Tensor) -> Tensor:
         """(x / 255 - mean) / std, per channel."""

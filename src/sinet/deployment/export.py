@@ -1,7 +1,7 @@
 """A trained network -> one ONNX file that needs nothing else.
 
 `export_network` writes the bare network (that is what is quantized and timed against others);
-`assemble` puts the preprocessing before it, the probabilities behind it and the names inside it.
+`assemble` puts the preprocessing before it, the task's tail behind it and the names inside it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime as ort
 import timm
 import torch
 from onnx import compose, helper
@@ -23,10 +26,11 @@ from torch import nn
 
 from sinet.compression.fuse import fuse
 from sinet.data.preprocess import Preprocess
-from sinet.deployment.graph import append_probabilities, preprocess_graph
+from sinet.deployment.graph import append_tail, preprocess_graph
 from sinet.deployment.metadata import Metadata
 from sinet.errors import SinetError
 from sinet.files import atomic_path
+from sinet.tasks.signatures import Signature, signature
 from sinet.training.trained import Trained
 
 OPSET = 20
@@ -35,53 +39,70 @@ OPSET = 20
 log = logging.getLogger("sinet.deployment.export")
 
 
-def export_network(model: nn.Module, size: int, channels: int, path: str | Path) -> Path:
-    """Write the network alone: `input` float32 (N, C, size, size) -> `logits` (N, classes).
+def export_network(
+    model: nn.Module,
+    size: int | tuple[int, int],
+    channels: int,
+    path: str | Path,
+    names: Sequence[str] = ("logits",),
+) -> Path:
+    """Write the network alone: `input` float32 (N, C, height, width) -> `names`, batch first.
 
     torch's TorchScript exporter takes 0.1-1 s a network and folds BatchNorm; the newer one takes
     ten times as long and is asked only for what the first cannot express (such as HaloNet).
 
     Args:
         model: any network; it is copied, set to eval mode and re-parameterized.
-        size: height and width of the input, pixels.
+        size: height and width of the input, or one number for both, pixels.
         channels: 1 or 3.
         path: where to write.
+        names: of the network's outputs.
 
     Raises:
         SinetError: neither exporter knows one of the network's operations.
     """
     network = fuse(model)
-    example = torch.zeros(2, channels, size, size)
+    height, width = (size, size) if isinstance(size, int) else size
+    example = torch.zeros(2, channels, height, width)
     with atomic_path(path) as temporary, _quietly():
         try:
-            _export_script(network, example, temporary)
+            _export_script(network, (example,), temporary, ("input",), names)
         except Exception as error:
             log.info("TorchScript export failed (%s); trying torch.export", type(error).__name__)
-            _export_dynamo(network, example, temporary)
+            _export_dynamo(network, example, temporary, names)
     return Path(path)
 
 
-def _export_script(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+def _export_script(
+    network: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    path: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    free: Mapping[str, Mapping[int, str]] | None = None,
+) -> None:
     torch.onnx.export(
         network,
-        (example,),
+        example,
         str(path),
-        input_names=["input"],
-        output_names=["logits"],
-        dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_axes={**{name: {0: "batch"} for name in (*inputs, *outputs)}, **(free or {})},
         opset_version=OPSET,
         dynamo=False,
     )
 
 
-def _export_dynamo(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+def _export_dynamo(
+    network: nn.Module, example: torch.Tensor, path: Path, names: Sequence[str]
+) -> None:
     try:
         torch.onnx.export(
             network,
             (example,),
             str(path),
             input_names=["input"],
-            output_names=["logits"],
+            output_names=list(names),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             opset_version=OPSET,
             external_data=False,
@@ -114,21 +135,21 @@ def _quietly() -> Iterator[None]:
 def assemble(
     network: str | Path, preprocess: Preprocess, metadata: Metadata, out: str | Path
 ) -> Path:
-    """Join preprocessing, network and probabilities into one file that describes itself.
+    """Join preprocessing, network and the task's tail into one file that describes itself.
 
     Args:
         network: what `export_network` or `quantize_onnx` wrote.
         preprocess: how an image becomes the input.
-        metadata: what the file shall say about itself.
-        out: the file to write: `images` uint8 (N, H, W, C), any H and W, -> `logits` and
-            `probabilities`, both float32 (N, classes).
+        metadata: what the file shall say about itself; its task decides the tail.
+        out: the file to write: `images` uint8 (N, H, W, C), any H and W, -> the raw outputs of the
+            task's signature, then those of its tail (`logits` and `probabilities` for classes).
     """
     body = onnx.load(str(network))
     opset = next(entry.version for entry in body.opset_import if entry.domain in ("", "ai.onnx"))
     front = preprocess_graph(preprocess, output="pixels", opset=opset, ir_version=body.ir_version)
     front = compose.add_prefix(front, "preprocess/", rename_inputs=False, rename_outputs=False)
     joined = compose.merge_models(front, body, io_map=[("pixels", "input")], name="sinet")
-    append_probabilities(joined, metadata.multilabel)
+    append_tail(joined, _export_tail(body, signature(metadata), preprocess.channels))
     joined.producer_name, joined.producer_version = "sinet", metadata.version
     helper.set_model_props(joined, metadata.to_props())
     onnx.checker.check_model(joined, full_check=True)
@@ -137,17 +158,47 @@ def assemble(
     return Path(out)
 
 
+def _export_tail(body: onnx.ModelProto, task: Signature, channels: int) -> onnx.ModelProto:
+    """The task's tail as a graph of its own, from `images` and the network's outputs."""
+    count = 2 if task.batched else 1
+    raw = _examples(body, task.raw, count)
+    images = torch.zeros(count, 48, 64, channels, dtype=torch.uint8)
+    free = {"images": {0: "batch", 1: "height", 2: "width"}}
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        path = Path(folder) / "tail.onnx"
+        inputs = ("images", *task.raw)
+        _export_script(task.tail().eval(), (images, *raw), path, inputs, task.names, free)
+        return onnx.load(str(path))
+
+
+def _examples(body: onnx.ModelProto, names: Sequence[str], count: int) -> list[torch.Tensor]:
+    """Tensors of the shapes that the network's outputs have."""
+    known = {
+        entry.name: [count, *(axis.dim_value for axis in entry.type.tensor_type.shape.dim[1:])]
+        for entry in body.graph.output
+    }
+    if all(0 not in known[name] for name in names):
+        return [torch.zeros(known[name]) for name in names]
+    # The exporter lost track of the sizes: run the network once to learn them.
+    entry = body.graph.input[0]
+    shape = [count, *(axis.dim_value for axis in entry.type.tensor_type.shape.dim[1:])]
+    running = ort.InferenceSession(body.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = running.run(list(names), {entry.name: np.zeros(shape, np.float32)})
+    return [torch.from_numpy(np.asarray(output)) for output in found]
+
+
 def describe(trained: Trained, **changes: Any) -> Metadata:
     """The metadata of a training's result; `changes` such as `precision="int8"` override."""
     spec = trained.spec
     # What was learned from published weights is under their licence; the rest is its owner's.
-    published = timm.get_pretrained_cfg(spec.name).license if spec.weights else None
+    published = timm.get_pretrained_cfg(spec.backbone).license if spec.weights else None
     facts = Metadata(
         classes=trained.classes,
         class_ids=trained.class_ids,
         preprocess=trained.preprocess,
         model=spec.label,
         multilabel=trained.multilabel,
+        task=trained.task,
         recipe=trained.recipe.to_dict(),
         licence=published or "unstated",
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,32 +14,10 @@ from sinet.data.image import ImageError, Pixels, read_image
 from sinet.deployment.engines import open_engine
 from sinet.deployment.metadata import Metadata
 from sinet.errors import DataError
+from sinet.tasks.signatures import Result, signature
 
 Source: TypeAlias = "str | Path | bytes | npt.NDArray[Any] | Image.Image"
 """A file, the bytes of one, pixels (H, W[, C]), or an open picture."""
-
-THRESHOLD = 0.5
-"""Probability from which on a label of a multi-label model is given."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model sees in one image, or why it could not look."""
-
-    source: str
-    """Path of the file, or its place in the input such as `#3`."""
-    label: str
-    """The likeliest class; empty where the image could not be read."""
-    id: int | str | None
-    """The user's own id of that class."""
-    score: float
-    """Its probability; NaN where the image could not be read."""
-    probabilities: npt.NDArray[np.float32]
-    """Of all classes, (classes,)."""
-    labels: tuple[str, ...]
-    """The label; for multi-label models every class from `THRESHOLD` on."""
-    error: str | None = None
-    """Why the image could not be read."""
 
 
 class Predictor:
@@ -73,9 +49,14 @@ class Predictor:
     ) -> None:
         self.engine = open_engine(engine, Path(path), threads, spinning)
         self.metadata: Metadata = self.engine.metadata
+        self.signature = signature(self.metadata)
 
-    def run(self, images: Pixels) -> dict[str, npt.NDArray[Any]]:
-        """`logits` and `probabilities`, float32 (N, classes), of images uint8 (N, H, W, C).
+    def run(self, images: Pixels, raw: bool = False) -> dict[str, npt.NDArray[Any]]:
+        """The outputs of the task by name (`probabilities` for classes), batch first.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            raw: those of the network too (`logits`).
 
         Raises:
             DataError: another shape or type, or images too narrow to be resized.
@@ -88,29 +69,27 @@ class Predictor:
                 f"uint8 of shape (N, H, W, {channels}); `predict` reads files into that"
             )
         self.metadata.preprocess.resized(*images.shape[1:3])  # refuses strips
-        return self.engine.run(np.ascontiguousarray(images))
+        names = (*self.signature.raw, *self.signature.names) if raw else self.signature.names
+        return self.engine.run(np.ascontiguousarray(images), names)
 
-    def logits(self, images: Pixels) -> npt.NDArray[np.float32]:
-        """Logits (N, classes) of images uint8 (N, H, W, C)."""
-        logits: npt.NDArray[np.float32] = self.run(images)["logits"]
-        return logits
-
-    def predict(self, sources: Iterable[Source], batch: int = 1) -> Iterator[Prediction]:
-        """Read and classify images, in order; what cannot be read is reported and passed over.
+    def predict(self, sources: Iterable[Source], batch: int = 1) -> Iterator[Result]:
+        """Read images and say what is in them, in order; what cannot be read is said and passed.
 
         Args:
             sources: files, bytes, arrays or PIL images.
             batch: images run together where neighbours have the same size. 1 answers soonest, and
                 on a CPU nothing else is faster by much.
         """
+        batch = batch if self.signature.batched else 1
         waiting: list[tuple[str, Pixels]] = []
         for index, source in enumerate(sources):
             name = str(source) if isinstance(source, str | Path) else f"#{index}"
             try:
-                image = self._read(source)
+                image = self.read(source)
             except DataError as error:
                 yield from self._flush(waiting)
-                yield self._failed(name, error)
+                reason = error.reason if isinstance(error, ImageError) else str(error)
+                yield self.signature.failed(name, reason)
                 continue
             if waiting and waiting[0][1].shape != image.shape:
                 yield from self._flush(waiting)
@@ -119,7 +98,12 @@ class Predictor:
                 yield from self._flush(waiting)
         yield from self._flush(waiting)
 
-    def _read(self, source: Source) -> Pixels:
+    def read(self, source: Source) -> Pixels:
+        """The pixels that the model sees, uint8 (H, W, C).
+
+        Raises:
+            DataError: it cannot be read, or is too narrow to be resized.
+        """
         preprocess = self.metadata.preprocess
         if isinstance(source, Image.Image):
             source = _pixels(source)
@@ -127,29 +111,14 @@ class Predictor:
         preprocess.resized(*image.shape[:2])
         return image
 
-    def _flush(self, waiting: list[tuple[str, Pixels]]) -> Iterator[Prediction]:
-        if waiting:
-            rows = self.run(np.stack([image for _, image in waiting]))["probabilities"]
-            names = [name for name, _ in waiting]
-            waiting.clear()
-            yield from map(self._named, names, rows)
-
-    def _named(self, name: str, row: npt.NDArray[np.float32]) -> Prediction:
-        facts, best = self.metadata, int(row.argmax())
-        chosen = np.flatnonzero(row >= THRESHOLD) if facts.multilabel else [best]
-        return Prediction(
-            source=name,
-            label=facts.classes[best],
-            id=facts.class_ids[best],
-            score=float(row[best]),
-            probabilities=row,
-            labels=tuple(facts.classes[i] for i in chosen),
-        )
-
-    def _failed(self, name: str, error: DataError) -> Prediction:
-        nothing = np.full(len(self.metadata.classes), np.nan, dtype=np.float32)
-        reason = error.reason if isinstance(error, ImageError) else str(error)
-        return Prediction(name, "", None, math.nan, nothing, (), reason)
+    def _flush(self, waiting: list[tuple[str, Pixels]]) -> Iterator[Result]:
+        if not waiting:
+            return
+        outputs = self.run(np.stack([image for _, image in waiting]))
+        names = [name for name, _ in waiting]
+        waiting.clear()
+        for i, name in enumerate(names):
+            yield self.signature.result(name, {key: value[i] for key, value in outputs.items()})
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[Any]:

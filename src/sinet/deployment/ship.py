@@ -13,9 +13,10 @@ import jinja2
 from sinet.deployment.engines._onnx import read_metadata
 from sinet.deployment.metadata import Metadata
 from sinet.files import atomic_path, write_json, write_text
+from sinet.tasks.signatures import signature
 
 LIMITATIONS = (
-    "It names one of its classes for every image, also for one that shows none of them.",
+    "It knows its classes and nothing else; what is none of them is taken for one or for nothing.",
     "The accuracy holds for images like those it was measured on; check it on your own.",
     "The latency holds for the machine above; measure it on yours with `sinet bench`.",
 )
@@ -32,7 +33,7 @@ class Card:
     metric_name: str
     """Such as `val/top1`."""
     metric: float
-    """Of the file that ships, 0..1."""
+    """Of the file that ships, accuracies and shares as 0..1."""
     low: float
     """Lower end of its 95% interval."""
     high: float
@@ -69,7 +70,7 @@ def ship(folder: str | Path, model: str | Path, card: Card) -> Path:
     write_text(folder / "labels.txt", "".join(f"{_one_line(name)}\n" for name in facts.classes))
     write_json(folder / "card.json", card_dict(card, facts))
     write_text(folder / "README.md", _readme(card, facts))
-    write_text(folder / "run.py", _template("run.py"))
+    write_text(folder / "run.py", _template(f"run_{facts.task}.py"))
     return folder
 
 
@@ -85,6 +86,7 @@ def _readme(card: Card, facts: Metadata) -> str:
     return environment.from_string(_template("README.md.j2")).render(
         card=card,
         facts=facts,
+        task=signature(facts),
         short_side=facts.preprocess.short_side,
         hub_licence=facts.licence.lower() if known else "other",
     )

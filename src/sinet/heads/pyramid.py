@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sinet.errors import UsageError
+from sinet.heads._base import Neck
+from sinet.heads._necks import register_neck
 from sinet.layers import ConvNorm
 
 
@@ -40,7 +42,7 @@ class Merge(nn.Sequential):
         )
 
 
-class SiNetPyramid(nn.Module):
+class SiNetPyramid(Neck):
     """A light neck over the `features_only` outputs of any timm backbone.
 
         backbone = timm.create_model("sinet_small", features_only=True)
@@ -50,30 +52,31 @@ class SiNetPyramid(nn.Module):
     Shapes: [(B, C_i, H_i, W_i)] finest first -> [(B, width, H_i, W_i)]
 
     Attributes:
-        width: channels of every output.
         reductions: input pixels per output position, level by level.
     """
 
-    def __init__(self, backbone: nn.Module, width: int = 128, act_layer: str = "relu") -> None:
+    def __init__(
+        self, backbone: nn.Module | FeatureInfo, width: int = 128, act_layer: str = "relu"
+    ) -> None:
         """Build the neck.
 
         Args:
-            backbone: made with `features_only=True`; only its description is read.
+            backbone: made with `features_only=True`, or the `feature_info` of one; only this
+                description is read.
             width: channels of every output.
             act_layer: any timm activation.
 
         Raises:
             UsageError: the backbone was not made with `features_only=True`.
         """
-        super().__init__()
-        info = getattr(backbone, "feature_info", None)
+        info = getattr(backbone, "feature_info", backbone)
         if not isinstance(info, FeatureInfo):
             raise UsageError(
                 f"SiNetPyramid needs a backbone that gives several maps, {type(backbone).__name__} "
                 "does not; build it with timm.create_model(NAME, features_only=True)"
             )
-        channels: list[int] = info.channels()
-        self.width = width
+        channels = info.channels()
+        super().__init__(channels, width, len(channels))
         self.reductions: list[int] = info.reduction()
         # Swin and its kind give (B, H, W, C)
         self.channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
@@ -90,9 +93,31 @@ class SiNetPyramid(nn.Module):
         """Merge the maps; finest first, in and out."""
         if self.channels_last:
             features = [x.permute(0, 3, 1, 2) for x in features]
+        self.check(features)
         maps = [conv(x) for conv, x in zip(self.lateral, features, strict=True)]
         for i in reversed(range(len(maps) - 1)):
             maps[i] = self.top_down[i](maps[i] + _resize(maps[i + 1], maps[i]))
         for i, (down, merge) in enumerate(zip(self.down, self.bottom_up, strict=True)):
             maps[i + 1] = merge(maps[i + 1] + _resize(down(maps[i]), maps[i + 1]))
         return maps
+
+
+@register_neck
+def sinet_pyramid(
+    in_channels: Sequence[int],
+    out_channels: int = 128,
+    reductions: Sequence[int] | None = None,
+    act_layer: str = "relu",
+) -> SiNetPyramid:
+    """The library's own light neck; unless said otherwise, maps halve from a quarter on."""
+    reductions = reductions or [4 * 2**i for i in range(len(in_channels))]
+    if len(reductions) != len(in_channels):
+        raise UsageError(
+            f"reductions are {list(reductions)} for maps of {list(in_channels)} channels; give one "
+            "for each map, as backbone.feature_info.reduction() does"
+        )
+    levels = [
+        {"num_chs": chs, "reduction": reduction, "module": str(i)}
+        for i, (chs, reduction) in enumerate(zip(in_channels, reductions, strict=True))
+    ]
+    return SiNetPyramid(FeatureInfo(levels, tuple(range(len(levels)))), out_channels, act_layer)

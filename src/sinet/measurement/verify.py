@@ -1,22 +1,24 @@
 """Does the exported file do what the trained model did, and which of the files ships?
 
 One table: eager model, exported FP32 file, INT8 file x metric with its 95% interval, the largest
-difference of the logits, the latency as its user will run it, file size, peak memory. The FP32 file
-must agree with the eager model; INT8 ships only if it loses little and is faster.
+difference of the network's outputs, the latency as its user will run it, file size, peak memory.
+The FP32 file must agree with the eager model; INT8 ships only if it loses little and is faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from sinet.data.dataset import Split
+from sinet.data.preprocess import PreprocessModule
 from sinet.errors import DataError, GateError
 from sinet.measurement.latency import (
     Latency,
@@ -25,26 +27,12 @@ from sinet.measurement.latency import (
     peak_memory_mb,
     session,
 )
+from sinet.tasks.signatures import Facts, Scorer, Signature, signature
 
 FP32_TOLERANCE = 1e-3
-"""Largest allowed difference of FP32 logits, on the scale of logits of size 1."""
+"""Largest allowed difference of the network's FP32 outputs, on the scale of outputs of size 1."""
 
 Array = npt.NDArray[Any]
-
-
-class Images(Protocol):
-    """What `verify` needs of a split of a data set."""
-
-    labels: Array
-    names: list[str]
-
-    def __len__(self) -> int:
-        """How many images."""
-        ...
-
-    def image(self, i: int, channels: int) -> npt.NDArray[np.uint8]:
-        """Image i, (H, W, channels)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,11 +41,11 @@ class Row:
 
     Attributes:
         name: "eager", "fp32" or "int8".
-        metric: top-1, or mean average precision for multi-label data, 0..1.
+        metric: of the task, such as top-1 as 0..1.
         low: lower end of the 95% interval of `metric`.
         high: upper end.
-        max_difference: largest difference of a logit to eager, divided by the eager logits' root
-            mean square where that is above 1.
+        max_difference: largest difference of an output of the network to eager, divided by the
+            eager outputs' root mean square where that is above 1.
         latency: of one image through the file, None for eager.
         file_mb: MB of 1,000,000 bytes, None for eager.
         memory_mb: peak resident memory of a process that runs only this file, None for eager.
@@ -76,27 +64,19 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What the shipped file said about each image."""
-
-    names: list[str]
-    labels: Array
-    probability: Array
-
-
-@dataclass(frozen=True)
 class Verdict:
     """The table, what ships and why.
 
     Attributes:
         rows: eager, fp32 and, where one was made, int8.
-        metric_name: "val/top1" or "val/map".
+        metric_name: of the task, such as "val/top1".
         shipped: name of the row whose file ships.
         why: in words.
         images: how many were judged.
         unreadable: how many images of the split could not be decoded and were left out.
         within_budget: whether the shipped file's median keeps the latency limit.
-        predictions: of the shipped file.
+        used: indices of the samples that were judged.
+        scorer: what the shipped file's outputs came to.
     """
 
     rows: tuple[Row, ...]
@@ -106,7 +86,8 @@ class Verdict:
     images: int
     unreadable: int
     within_budget: bool
-    predictions: Predictions
+    used: list[int] = field(repr=False)
+    scorer: Scorer = field(repr=False)
 
     @property
     def row(self) -> Row:
@@ -114,7 +95,7 @@ class Verdict:
         return next(r for r in self.rows if r.name == self.shipped)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the predictions, for chain.json."""
+        """Everything but the counts, for chain.json."""
         return {
             "shipped": self.shipped,
             "why": self.why,
@@ -127,13 +108,11 @@ class Verdict:
 
 
 def verify(
-    eager: nn.Module,
-    preprocess: nn.Module,
+    network: nn.Module,
+    facts: Facts,
     files: Mapping[str, Path | None],
-    split: Images,
+    split: Split,
     *,
-    channels: int = 3,
-    multilabel: bool = False,
     max_drop: float = 0.5,
     budget_ms: float | None = None,
     threads: int | None = None,
@@ -144,14 +123,11 @@ def verify(
     """Run all links of the chain over a split and decide which file ships.
 
     Args:
-        eager: the trained model, (N, C, size, size) -> logits; used in evaluation mode.
-        preprocess: uint8 (N, H, W, C) -> what `eager` takes.
-        files: {"fp32": path, "int8": path or None}, assembled: "images" -> "logits",
-            "probabilities".
-        split: images with labels, (N,) integers or (N, classes) of 0 and 1.
-        channels: 1 or 3, as the files expect.
-        multilabel: average precision instead of top-1.
-        max_drop: points (of 100) of the metric that INT8 may lose against the eager model.
+        network: the trained model; used in evaluation mode.
+        facts: about it: its task, classes and preprocessing.
+        files: {"fp32": path, "int8": path or None}, assembled.
+        split: labelled samples.
+        max_drop: points of the metric that INT8 may lose against the eager model.
         budget_ms: latency that the shipped file should keep; it does not change the gate.
         threads: of the user's session, `default_threads()` if None.
         spinning: of the user's session.
@@ -164,58 +140,104 @@ def verify(
     """
     threads = threads or default_threads()
     paths = {name: Path(path) for name, path in files.items() if path is not None}
-    outputs, reference, used = _run_all(
-        eager, preprocess, paths, split, channels, threads, progress
-    )
-    labels = np.asarray(split.labels)[used]
-    scale = max(1.0, float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))))
-    logits = {"eager": reference, **{name: out[0] for name, out in outputs.items()}}
-    gaps = {name: float(np.abs(value - reference).max()) / scale for name, value in logits.items()}
+    task, channels = signature(facts), facts.preprocess.channels
+    chain = _Chain(task, network.eval(), PreprocessModule(facts.preprocess), paths, threads)
+    used: list[int] = []
+    for indices, images in _batches(split, channels, 64 if task.batched else 1):
+        chain.run(images, [task.truth(split, i) for i in indices])
+        used += indices
+        if progress is not None:
+            progress(indices[-1] + 1, len(split))
+    if not used:
+        raise DataError("none of the images to verify with can be read; see `sinet inspect`")
+    gaps = chain.gaps()
     if not gaps["fp32"] <= FP32_TOLERANCE:
         raise GateError(
             f"{paths['fp32']} differs from the trained model by {gaps['fp32']:.2g} (allowed: "
             f"{FP32_TOLERANCE:g}); nothing ships. Export again; if it stays, choose another model"
         )
     image = split.image(used[0], channels)[None]
-    latency = compare_files(paths, image, threads=threads, spinning=spinning, seconds=seconds)
+    latency = compare_files(
+        paths, image, threads=threads, spinning=spinning, seconds=seconds, outputs=task.names
+    )
     rows = []
-    for name, value in logits.items():
-        low, high = interval(value, labels, multilabel)
-        row = Row(name, metric(value, labels, multilabel), low, high, gaps[name])
+    for name, scorer in chain.scorers.items():
+        row = Row(name, scorer.value(), *scorer.interval(), gaps[name])
         if name in paths:
             row = _with_file(row, paths[name], latency[name], image.shape, threads)
         rows.append(row)
-    shipped, why = decide({r.name: r for r in rows}, max_drop)
+    shipped, why = decide({r.name: r for r in rows}, max_drop, task)
     ms = latency[shipped].median_ms
-    names = [str(split.names[i]) for i in used]
     return Verdict(
         rows=tuple(rows),
-        metric_name="val/map" if multilabel else "val/top1",
+        metric_name=task.metric,
         shipped=shipped,
         why=why,
         images=len(used),
         unreadable=len(split) - len(used),
         within_budget=budget_ms is None or ms <= budget_ms,
-        predictions=Predictions(names, labels, outputs[shipped][1]),
+        used=used,
+        scorer=chain.scorers[shipped],
     )
 
 
-def decide(rows: Mapping[str, Row], max_drop: float) -> tuple[str, str]:
+class _Chain:
+    """Eager model and files side by side: their scores, and how far they are from one another."""
+
+    def __init__(
+        self,
+        task: Signature,
+        network: nn.Module,
+        front: nn.Module,
+        paths: Mapping[str, Path],
+        threads: int,
+    ) -> None:
+        self.task, self.eager = task, task.eager(network, front)
+        self.opened = {name: session(path, threads) for name, path in paths.items()}
+        self.scorers = {name: task.scorer() for name in ("eager", *paths)}
+        self._worst = dict.fromkeys(self.scorers, 0.0)
+        self._squares, self._count = 0.0, 0
+
+    def run(self, images: npt.NDArray[np.uint8], truths: Sequence[Any]) -> None:
+        """All links on one batch, (N, H, W, C)."""
+        with torch.inference_mode():
+            eager = {k: v.numpy() for k, v in self.eager(torch.from_numpy(images)).items()}
+        self.scorers["eager"].update(eager, truths)
+        for part in self.task.raw:
+            self._squares += float(np.square(eager[part], dtype=np.float64).sum())
+            self._count += eager[part].size
+        names = [*self.task.raw, *self.task.names]
+        for name, opened in self.opened.items():
+            found = dict(zip(names, opened.run(names, {"images": images}), strict=True))
+            self.scorers[name].update(found, truths)
+            gaps = [np.abs(found[part] - eager[part]).max() for part in self.task.raw]
+            # numpy's maximum keeps a NaN, which must stop everything
+            self._worst[name] = float(np.max([self._worst[name], *gaps]))
+
+    def gaps(self) -> dict[str, float]:
+        """Largest difference of each link to eager, on the scale of outputs of size 1."""
+        scale = max(1.0, float(np.sqrt(self._squares / max(self._count, 1))))
+        return {name: worst / scale for name, worst in self._worst.items()}
+
+
+def decide(rows: Mapping[str, Row], max_drop: float, task: Signature) -> tuple[str, str]:
     """(name of the file that ships, why): INT8 if it loses at most `max_drop` points and is faster.
 
     Args:
         rows: "eager", "fp32" and, where one was made, "int8".
-        max_drop: points of 100.
+        max_drop: points of the metric, per cent or what the task counts in.
+        task: what the metric's numbers mean.
     """
     fp32, int8 = rows["fp32"], rows.get("int8")
     if int8 is None:
         return "fp32", "FP32 ships: no INT8 file was made"
     if fp32.latency is None or int8.latency is None:
         raise ValueError("both files must have been timed")
-    drop = (rows["eager"].metric - int8.metric) * 100
+    drop = (rows["eager"].metric - int8.metric) * task.scale
     gain = fp32.latency.median_ms / int8.latency.median_ms
+    points = "points" if task.unit == "%" else task.unit
     facts = (
-        f"INT8 {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} points (allowed loss: "
+        f"INT8 {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} {points} (allowed loss: "
         f"{max_drop:g}) and takes {int8.latency.median_ms:.2f} ms against "
         f"{fp32.latency.median_ms:.2f} ms"
     )
@@ -226,51 +248,8 @@ def decide(rows: Mapping[str, Row], max_drop: float) -> tuple[str, str]:
     return "int8", f"INT8 ships: {facts}, {gain:.2f} times as fast"
 
 
-def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a share seen in `count` trials (Wilson 1927)."""
-    if count == 0:
-        return 0.0, 1.0
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    # Rounding must not push the interval off its own share at 0 and 1.
-    return float(max(0.0, min(share, centre - half))), float(min(1.0, max(share, centre + half)))
-
-
-def mean_average_precision(scores: Array, labels: Array) -> float:
-    """Mean over the classes that occur of the area under precision/recall (steps, no smoothing).
-
-    Args:
-        scores: (N, classes), larger = surer.
-        labels: (N, classes) of 0 and 1.
-    """
-    order = np.argsort(-scores, axis=0, kind="stable")
-    hits = np.take_along_axis(labels > 0, order, axis=0)
-    precision = np.cumsum(hits, axis=0) / np.arange(1, len(hits) + 1)[:, None]
-    found = hits.sum(axis=0)
-    each = (precision * hits).sum(axis=0)[found > 0] / found[found > 0]
-    return float(each.mean()) if len(each) else 0.0
-
-
-def metric(logits: Array, labels: Array, multilabel: bool) -> float:
-    """Top-1, or mean average precision for multi-label data, 0..1."""
-    if multilabel:
-        return mean_average_precision(logits, labels)
-    return float((logits.argmax(1) == labels).mean())
-
-
-def interval(logits: Array, labels: Array, multilabel: bool) -> tuple[float, float]:
-    """95% interval of the metric: Wilson's for top-1, a bootstrap over images for mAP."""
-    if not multilabel:
-        return wilson(metric(logits, labels, False), len(labels))
-    rng = np.random.default_rng(0)
-    draws = [rng.integers(0, len(labels), len(labels)) for _ in range(200)]
-    values = [mean_average_precision(logits[d], labels[d]) for d in draws]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def _batches(
-    split: Images, channels: int, limit: int = 64
+    split: Split, channels: int, limit: int
 ) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
     """Neighbouring images of one shape as (indices, (N, H, W, C)); unreadable ones left out."""
     indices: list[int] = []
@@ -287,38 +266,6 @@ def _batches(
         images.append(image)
     if images:
         yield indices, np.stack(images)
-
-
-def _run_all(
-    eager: nn.Module,
-    preprocess: nn.Module,
-    paths: Mapping[str, Path],
-    split: Images,
-    channels: int,
-    threads: int,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, tuple[Array, Array]], Array, list[int]]:
-    """File -> (logits, probabilities), the eager model's logits, and which images could be read."""
-    opened = {name: session(path, threads) for name, path in paths.items()}
-    parts: dict[str, list[tuple[Array, Array]]] = {name: [] for name in paths}
-    reference: list[Array] = []
-    used: list[int] = []
-    eager, preprocess = eager.eval(), preprocess.eval()
-    for indices, images in _batches(split, channels):
-        used += indices
-        for name, file in opened.items():
-            parts[name].append(tuple(file.run(["logits", "probabilities"], {"images": images})))
-        with torch.inference_mode():
-            reference.append(eager(preprocess(torch.from_numpy(images))).float().numpy())
-        if progress is not None:
-            progress(indices[-1] + 1, len(split))
-    if not used:
-        raise DataError("none of the images to verify with can be read; see `sinet inspect`")
-    outputs = {
-        name: (np.concatenate([p[0] for p in part]), np.concatenate([p[1] for p in part]))
-        for name, part in parts.items()
-    }
-    return outputs, np.concatenate(reference), used
 
 
 def _with_file(row: Row, path: Path, latency: Latency, shape: tuple[int, ...], threads: int) -> Row:

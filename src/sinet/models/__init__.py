@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from sinet.models._networks import create_network as create_network
+from sinet.models._networks import list_networks as list_networks
 from sinet.models.spec import ModelSpec as ModelSpec
 from sinet.models.weights import LoadReport as LoadReport
 from sinet.models.weights import find_pretrained as find_pretrained

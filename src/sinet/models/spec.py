@@ -10,6 +10,7 @@ import timm
 from torch import nn
 
 from sinet.errors import UsageError, unknown
+from sinet.models._networks import create_network, list_networks
 from sinet.models.weights import load_weights
 
 
@@ -18,11 +19,12 @@ class ModelSpec:
     """Registered name, input size, options and starting weights: all it takes to build a network.
 
     Attributes:
-        name: any name registered with timm, ours included.
-        size: height = width of the input in pixels.
-        kwargs: options of the model, such as `{"stem_stride": 1}`.
+        name: any name registered with timm, ours included; or one of `list_networks()`.
+        size: height of the input in pixels; its width too, unless the preprocessing says otherwise.
+        kwargs: options of the model, such as `{"stem_stride": 1}`; `{"backbone": "resnet18"}` for
+            networks that are built on one.
         weights: None = from scratch, else what `load_weights` takes: "hub:timm/NAME",
-            "package:NAME" or a path.
+            "package:NAME" or a path; of the backbone where there is one.
     """
 
     name: str
@@ -44,10 +46,12 @@ class ModelSpec:
         Raises:
             UsageError: unknown name or option, or weights that cannot be had.
         """
+        options = {**self.kwargs, **kwargs}
+        if self.name in list_networks():
+            return self._network(num_classes, in_chans, load, options)
         cfg = timm.get_pretrained_cfg(self.name) if timm.is_model(self.name) else None
         if cfg is None:
-            raise unknown("model", self.name, timm.list_models())
-        options = {**self.kwargs, **kwargs}
+            raise unknown("model", self.name, [*timm.list_models(), *list_networks()])
         if cfg.fixed_input_size:  # such as ViT: the position embedding is built for one size
             options.setdefault("img_size", self.size)
         try:
@@ -63,11 +67,40 @@ class ModelSpec:
             load_weights(model, self.weights)
         return model
 
+    def _network(
+        self, num_classes: int, in_chans: int, load: bool, options: Mapping[str, Any]
+    ) -> nn.Module:
+        """A network that is no classifier."""
+        start = {"weights": self.weights} if load and self.weights and self.on_backbone else {}
+        try:
+            model = create_network(
+                self.name, num_classes=num_classes, in_chans=in_chans, **options, **start
+            )
+        except TypeError as error:
+            raise UsageError(
+                f"network {self.name!r} cannot be built with {dict(options)}: {error}; "
+                "leave that option out or correct it"
+            ) from error
+        if load and self.weights is not None and not self.on_backbone:
+            load_weights(model, self.weights)
+        return model
+
+    @property
+    def on_backbone(self) -> bool:
+        """Whether the network is built on one of timm's."""
+        return "backbone" in self.kwargs
+
+    @property
+    def backbone(self) -> str:
+        """The name that pretrained weights go by."""
+        return str(self.kwargs.get("backbone", self.name))
+
     @property
     def label(self) -> str:
-        """For tables: `sinet_small@64`, then options and " pretrained" where there are any."""
-        options = "".join(f" {k}={_short(v)}" for k, v in self.kwargs.items())
-        return f"{self.name}@{self.size}{options}" + (" pretrained" if self.weights else "")
+        """For tables: `sinet_small@64` or `sinet_small+unet@256`, then options, " pretrained"."""
+        name = f"{self.backbone}+{self.name}" if self.on_backbone else self.name
+        options = "".join(f" {k}={_short(v)}" for k, v in self.kwargs.items() if k != "backbone")
+        return f"{name}@{self.size}{options}" + (" pretrained" if self.weights else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON and YAML."""

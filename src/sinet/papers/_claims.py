@@ -13,8 +13,7 @@ from sinet.compression.quantize import quantize_onnx
 from sinet.data import open_dataset
 from sinet.data.dataset import ImageDataset
 from sinet.data.preprocess import Preprocess, PreprocessModule
-from sinet.deployment.export import assemble, export_network
-from sinet.deployment.metadata import Metadata
+from sinet.deployment.export import assemble, describe, export_network
 from sinet.errors import UsageError
 from sinet.measurement.bench import BenchRow, bench
 from sinet.measurement.proxy import equal_recipe, paired_gain, shortened
@@ -107,20 +106,14 @@ def int8_pays(
     """Whether INT8 loses at most `limit` points and is faster, for a finished training."""
     trained = Trained.load(folder)
     network, preprocess = trained.model(), trained.preprocess
-    metadata = Metadata(
-        classes=trained.classes,
-        class_ids=trained.class_ids,
-        preprocess=preprocess,
-        model=trained.spec.label,
-    )
     twin = PreprocessModule(preprocess)
     body = export_network(network, trained.spec.size, trained.channels, work / "network.onnx")
     shrunk = quantize_onnx(body, work / "network.int8.onnx", _calibration(twin, data, preprocess))
     files: Mapping[str, Path] = {
-        "fp32": assemble(body, preprocess, metadata, work / "fp32.onnx"),
-        "int8": assemble(shrunk, preprocess, metadata.replace(precision="int8"), work / "i8.onnx"),
+        name: assemble(part, preprocess, describe(trained, precision=name), work / f"{name}.onnx")
+        for name, part in (("fp32", body), ("int8", shrunk))
     }
-    verdict = verify(network, twin, files, data.val, channels=trained.channels, max_drop=limit)
+    verdict = verify(network, trained, files, data.val, max_drop=limit)
     rows = {r.name: r for r in verdict.rows}
     measured = {f"{n}_top1": r.metric * 100 for n, r in rows.items()} | {
         f"{n}_ms": r.latency.median_ms for n, r in rows.items() if r.latency is not None

@@ -84,19 +84,27 @@ def draw_trials(axes: Axes, run: Run) -> None:
     for trial in sorted(scored, key=lambda t: t.rung):
         key = (trial.label, _ms(trial))
         if key in last:
-            axes.plot([_ms(trial)] * 2, [_pct(last[key]), _pct(trial)], color=FAINT, lw=1, zorder=1)
-            axes.plot(_ms(trial), _pct(last[key]), "o", ms=3.5, color=FAINT, zorder=2)
+            axes.plot(
+                [_ms(trial)] * 2,
+                [_height(run, last[key]), _height(run, trial)],
+                color=FAINT,
+                lw=1,
+                zorder=1,
+            )
+            axes.plot(_ms(trial), _height(run, last[key]), "o", ms=3.5, color=FAINT, zorder=2)
         last[key] = trial
-    _staircase(axes, list(last.values()))
+    _staircase(axes, [(_ms(t), _height(run, t)) for t in last.values()])
     for trial in last.values():
         chosen = winner is not None and (trial.label, trial.ms) == (winner.label, winner.ms)
         colour = ACCENT if chosen else INK
         face = "white" if trial.init == "scratch" else colour
-        axes.plot(
-            _ms(trial), _pct(trial), "o", ms=8 if chosen else 6, mfc=face, mec=colour, mew=1.5
-        )
+        size = 8 if chosen else 6
+        place = _ms(trial), _height(run, trial)
+        axes.plot(*place, "o", ms=size, mfc=face, mec=colour, mew=1.5)
     if shipped and shipped.score is not None and shipped.timing:
-        axes.plot(shipped.timing.ms, 100 * shipped.score, "D", ms=8, color=ACCENT, zorder=5)
+        axes.plot(
+            shipped.timing.ms, run.task.scale * shipped.score, "D", ms=8, color=ACCENT, zorder=5
+        )
     axes.margins(y=0.12)
     if "ms" in run.budget:
         budget = run.budget["ms"]
@@ -105,24 +113,25 @@ def draw_trials(axes: Axes, run: Run) -> None:
         frame = axes.get_xaxis_transform()
         note(axes, f"budget {budget:g} ms", (budget, 0), (5, 6), xycoords=frame, color=ALERT)
     _name_points(axes, run, list(last.values()))
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel(f"{run.task.metric_name}, {run.task.unit}")
     axes.tick_params(labelbottom=False)
 
 
-def _pct(trial: TrialRow) -> float:
-    return 100 * (trial.score or 0.0)
+def _height(run: Run, trial: TrialRow) -> float:
+    """The trial's score as it is shown."""
+    return run.task.scale * (trial.score or 0.0)
 
 
-def _staircase(axes: Axes, trials: Sequence[TrialRow]) -> None:
-    """The best accuracy to be had at each latency."""
-    best = -1.0
+def _staircase(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """The best score to be had at each latency."""
+    best = float("-inf")
     xs: list[float] = []
     ys: list[float] = []
-    for trial in sorted(trials, key=lambda t: (_ms(t), -_pct(t))):
-        if _pct(trial) > best:
-            best = _pct(trial)
-            xs.append(_ms(trial))
-            ys.append(best)
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if y > best:
+            best = y
+            xs.append(x)
+            ys.append(y)
     if len(xs) > 1:
         axes.step(xs, ys, where="post", color=ACCENT, lw=1.2, alpha=0.45, zorder=1)
 
@@ -132,7 +141,7 @@ def _name_points(axes: Axes, run: Run, trials: Sequence[TrialRow]) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # settles the layout, so that pixels mean something
-    points = [(_ms(t), _pct(t), t.label, INK, "normal") for t in trials]
+    points = [(_ms(t), _height(run, t), t.label, INK, "normal") for t in trials]
     winner, shipped = run.winner, run.shipped
     points.sort(key=lambda p: -p[1])
     if winner:
@@ -140,7 +149,7 @@ def _name_points(axes: Axes, run: Run, trials: Sequence[TrialRow]) -> None:
         points = [(*p[:3], ACCENT, "bold") if p[2] == winner.label else p for p in points]
     if shipped and shipped.score is not None and shipped.timing:
         name = f"shipped: {shipped.name}"
-        points.insert(0, (shipped.timing.ms, 100 * shipped.score, name, ACCENT, "bold"))
+        points.insert(0, (shipped.timing.ms, run.task.scale * shipped.score, name, ACCENT, "bold"))
     scale = figure.dpi / 72
     taken = [_box(axes, x, y, 8 * scale, 8 * scale, 0, 0) for x, y, *_ in points]
     for index, (x, y, name, colour, weight) in enumerate(points):

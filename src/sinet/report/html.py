@@ -20,6 +20,7 @@ from sinet.report.checklist import checklist
 from sinet.report.frontier import frontier
 from sinet.report.reader import CandidateRow, LayerRow, Run, read_run
 from sinet.report.style import as_svg
+from sinet.tasks.signatures import Signature
 
 DASH = "–"
 MAX_CLASSES = 30  # a larger matrix cannot be read; the most confused pairs can
@@ -49,6 +50,7 @@ def render(run: Path) -> Path:
         "count": count,
         "plain": plain,
         "origin": origin,
+        "score": lambda value, digits=1: score(content.task, value, digits),
     }
     environment.filters.update(filters)
     page = environment.get_template("report.html.j2").render(**_context(content))
@@ -58,6 +60,13 @@ def render(run: Path) -> Path:
 def pct(value: float | None, digits: int = 1) -> str:
     """A share as per cent."""
     return DASH if value is None or value != value else f"{100 * value:.{digits}f}%"
+
+
+def score(task: Signature, value: float | None, digits: int = 1) -> str:
+    """A value of the task's metric, with its unit."""
+    if value is None or value != value:
+        return DASH
+    return f"{task.scale * value:.{digits}f}{'' if task.unit == '%' else ' '}{task.unit}"
 
 
 def ms(value: float | None) -> str:
@@ -116,6 +125,10 @@ def _context(run: Run) -> dict[str, Any]:
             enumerate(found.per_class()) if found else [], key=lambda row: row[1]["recall"]
         )[:MAX_CLASSES],
         "mistakes": _mistakes(run),
+        "gallery": _gallery(run),
+        "metric": run.task.metric_name,
+        "scale": run.task.scale,
+        "unit": "points" if run.task.unit == "%" else run.task.unit,
         "layers": run.layers[:MAX_LAYERS],
         "rest": _rest(run.layers[MAX_LAYERS:]),
         "operators": _operators(run.layers),
@@ -179,7 +192,6 @@ def _headline(run: Run) -> dict[str, Any]:
     if row is None:
         return {}
     interval = (row.low, row.high) if row.low is not None and row.high is not None else None
-    multilabel = run.verdict.get("metric_name") == "val/map"
     limits = run.budget
     gauges = [
         ("ms", row.timing.ms if row.timing else None),
@@ -189,7 +201,7 @@ def _headline(run: Run) -> dict[str, Any]:
     shares = {k: v / limits[k] for k, v in gauges if v is not None and k in limits}
     return {
         "row": row,
-        "metric": "mean average precision" if multilabel else "top-1 accuracy",
+        "metric": run.task.metric_name,
         "images": run.verdict.get("images"),
         "interval": interval,
         "limits": limits,
@@ -230,6 +242,23 @@ def _mistakes(run: Run) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _gallery(run: Run) -> list[dict[str, Any]]:
+    """Truth and answer side by side: the worst, then usual ones."""
+    found = run.evidence
+    if found is None:
+        return []
+    return [
+        {
+            "source": "data:image/jpeg;base64,"
+            + base64.b64encode((found.folder / shown.file).read_bytes()).decode(),
+            "name": shown.name,
+            "quality": shown.quality,
+            "usual": shown.usual,
+        }
+        for shown in found.pictures
+    ]
 
 
 def _png(picture: Any) -> str:

@@ -24,10 +24,11 @@ def curves(run: Run) -> Figure:
     figure = Figure(figsize=(9.2, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     _lines(left, run, {"train/loss": ("training", MUTED), "val/loss": ("validation", ACCENT)})
-    score = "val/top1" if "val/top1" in run.curves else "val/map"
-    _lines(right, run, {score: ("validation", ACCENT)}, scale=100)
+    task = run.task
+    _lines(right, run, {task.metric: ("validation", ACCENT)}, scale=task.scale)
     left.set_title("Loss", loc="left", fontsize=10, weight="bold")
-    title = "Accuracy, %" if score == "val/top1" else "Mean average precision, %"
+    title = f"{task.metric_name}, {task.unit}"
+    title = title[0].upper() + title[1:]
     right.set_title(title, loc="left", fontsize=10, weight="bold")
     for axes in (left, right):
         axes.set_xlabel("epoch", loc="right")
@@ -46,7 +47,7 @@ def _lines(axes: Axes, run: Run, names: dict[str, tuple[str, str]], scale: float
             y = np.convolve(y, np.ones(window) / window, mode="valid")
             x = x[window - 1 :]
         axes.plot(x, y, color=colour, lw=1.6, marker="o" if len(x) < 40 else None, ms=3)
-        value = f"{y[-1]:.1f}" if scale == 100 else f"{y[-1]:.3f}"
+        value = f"{y[-1]:.1f}" if scale != 1 else f"{y[-1]:.3f}"
         end = (x[-1], y[-1])
         note(axes, f"{label} {value}", end, (6, 0), color=colour, fontsize=9, va="center")
     low, high = axes.get_xlim()
@@ -129,7 +130,9 @@ def _chain_bars(axes: Axes, run: Run) -> None:
         assert row.timing is not None
         axes.barh(y, row.timing.ms, height=0.26, color=ACCENT if row.shipped else FAINT)
         facts = [f"{row.timing.ms:.2f} ms"]
-        facts += [f"{100 * row.score:.1f}%"] if row.score is not None else []
+        facts += (
+            [f"{run.task.scale * row.score:.1f}{run.task.unit}"] if row.score is not None else []
+        )
         facts += [f"{row.file_mb:.1f} MB"] if row.file_mb else []
         weight = "bold" if row.shipped else "normal"
         axes.text(0, y - 0.2, f"{row.name}   " + "  ·  ".join(facts), va="bottom", weight=weight)

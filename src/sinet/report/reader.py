@@ -15,10 +15,13 @@ from typing import Any, TypeVar
 
 import yaml
 
+from sinet.data.preprocess import Preprocess
 from sinet.errors import SinetError
 from sinet.files import read_json
 from sinet.models.spec import ModelSpec
+from sinet.report.evidence import Evidence, load_evidence
 from sinet.report.predictions import Predictions, load_predictions
+from sinet.tasks.signatures import Described, Signature, signature
 
 T = TypeVar("T")
 
@@ -35,6 +38,7 @@ FILES = {
     "machine.json": "the hardware and the versions",
     "card.json": "the model card",
 }
+EVIDENCE = "evidence/evidence.json"  # in the place of predictions.npz where there are no classes
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,26 @@ class Run:
     chain: list[ChainRow] = field(default_factory=list)
     verdict: dict[str, Any] = field(default_factory=dict)
     predictions: Predictions | None = None
+    evidence: Evidence | None = None
     layers: list[LayerRow] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def task(self) -> Signature:
+        """What was learned, and what its numbers mean."""
+        data = self.dataset
+        names = list(self.classes)
+        return signature(
+            Described(
+                task=str(data.get("task", "classify")),
+                classes=names,
+                class_ids=list(data.get("class_ids", names)),
+                multilabel=bool(data.get("multilabel")),
+                preprocess=Preprocess(1, 1, (0.0,), (1.0,)),  # no number depends on it
+            )
+        )
 
     @property
     def shipped(self) -> ChainRow | None:
@@ -181,7 +201,10 @@ def read_run(folder: Path) -> Run:
     run.trials = _read(run, "trials.json", lambda p: _rows(read_json(p), _trial)) or []
     run.curves = _read(run, "metrics.csv", _curves) or {}
     run.chain, run.verdict = _read(run, "chain.json", _chain) or ([], {})
-    run.predictions = _read(run, "predictions.npz", load_predictions)
+    if run.dataset.get("task", "classify") == "classify":
+        run.predictions = _read(run, "predictions.npz", load_predictions)
+    else:
+        run.evidence = _read(run, EVIDENCE, load_evidence)
     run.layers = _read(run, "layers.json", lambda p: _rows(read_json(p), _layer)) or []
     run.machine = _read(run, "machine.json", read_json) or {}
     run.card = _read(run, "card.json", read_json) or {}
@@ -190,15 +213,15 @@ def read_run(folder: Path) -> Run:
 
 def _read(run: Run, name: str, reader: Callable[[Path], T]) -> T | None:
     """The file's content; None, and a line in `missing`, where it is absent or damaged."""
-    path = run.folder / name
+    path, what = run.folder / name, FILES.get(name, "the classes and the worst answers")
     if not path.exists():
-        run.missing.append((name, FILES[name]))
+        run.missing.append((name, what))
         return None
     try:
         return reader(path)
     except (ValueError, KeyError, TypeError, OSError, EOFError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        run.missing.append((name, f"{FILES[name]} (cannot be read: {reason})"))
+        run.missing.append((name, f"{what} (cannot be read: {reason})"))
         return None
 
 
@@ -250,10 +273,6 @@ def _candidate(value: Mapping[str, Any]) -> CandidateRow:
     )
 
 
-def _score(metrics: Mapping[str, Any]) -> float | None:
-    return _number(metrics.get("val/top1", metrics.get("val/map")))
-
-
 def _trial(value: Mapping[str, Any]) -> TrialRow:
     spec = value.get("spec")
     # A later rung goes on from the rung before: what counts is what the first one started from.
@@ -263,7 +282,7 @@ def _trial(value: Mapping[str, Any]) -> TrialRow:
         rung=int(value.get("rung", 0)),
         kept=bool(value.get("kept")),
         ms=_number(value.get("latency_ms")),
-        score=_score(value.get("metrics") or {}),
+        score=_number((value.get("metrics") or {}).get(value.get("metric", "val/top1"))),
         minutes=_number(value.get("minutes")),
         epochs=_number(value.get("epochs")),
         init=str(origin or "scratch"),

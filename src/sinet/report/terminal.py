@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sinet.measurement.verify import Verdict
 from sinet.search.candidates import Candidate
+from sinet.tasks.signatures import Signature
 
 
 class Voice:
@@ -50,18 +51,26 @@ class Voice:
         if fitting:
             self.console.print(table)
 
-    def chain(self, verdict: Verdict) -> None:
+    def chain(self, verdict: Verdict, task: Signature) -> None:
         """The table of eager, FP32 and INT8."""
         name = verdict.metric_name
         table = Table(title=f"{name} on {verdict.images} held-out images; * ships")
-        for column in ("", "%", "95% interval", "difference", "ms (quartiles)", "MB", "MB RAM"):
+        for column in (
+            "",
+            task.unit,
+            "95% interval",
+            "difference",
+            "ms (quartiles)",
+            "MB",
+            "MB RAM",
+        ):
             table.add_column(column, justify="right")
         for row in verdict.rows:
             ms = row.latency
             table.add_row(
                 f"{row.name}{' *' if row.name == verdict.shipped else ''}",
-                f"{100 * row.metric:.2f}",
-                f"{100 * row.low:.2f} - {100 * row.high:.2f}",
+                f"{task.scale * row.metric:.2f}",
+                f"{task.scale * row.low:.2f} - {task.scale * row.high:.2f}",
                 f"{row.max_difference:.1e}",
                 f"{ms.median_ms:.2f} ({ms.q1_ms:.2f} - {ms.q3_ms:.2f})" if ms else "",
                 f"{row.file_mb:.2f}" if row.file_mb else "",

@@ -17,9 +17,11 @@ from sinet.measurement.profile import DeviceProfile
 from sinet.road.run import Run
 from sinet.search.candidates import Candidate, near_misses, time_candidates
 from sinet.search.halving import Job, Search, Trial, successive_halving
-from sinet.search.specs import default_specs, hub_reachable, matching_specs
-from sinet.tasks import Classify
-from sinet.training.inputs import pixel_stats, preprocess_for
+from sinet.search.specs import hub_reachable, task_specs
+from sinet.tasks import learner
+from sinet.tasks.base import described
+from sinet.tasks.signatures import signature
+from sinet.training.inputs import pixel_stats
 from sinet.training.loop import step_seconds, train
 from sinet.training.trained import Trained
 
@@ -30,7 +32,9 @@ TIMING_SECONDS = 150.0
 def inspect(run: Run) -> ImageDataset:
     """Step 1: read the data and say what is in there."""
     with run.bar("inspect") as bar:
-        found = inspect_dataset(run.config.data, seed=run.config.seed, progress=bar)
+        found = inspect_dataset(
+            run.config.data, seed=run.config.seed, task=run.config.task, progress=bar
+        )
     data = found.data
     for note in found.notes:
         run.say("inspect", note)
@@ -77,12 +81,16 @@ def time_models(run: Run, data: ImageDataset) -> list[Candidate]:
 def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
     config = run.config
     height, width = typical_size(data)
-    folder = Path(config.weights) if config.weights else None
-    side, hub = min(height, width), hub_reachable()
-    if config.models:
-        specs = matching_specs(config.models, side, folder=folder, hub=hub)
-    else:
-        specs = default_specs(side, folder=folder, hub=hub)
+    task = learner(data.task)
+    specs = task_specs(
+        task,
+        data,
+        config.models,
+        min(height, width),
+        folder=Path(config.weights) if config.weights else None,
+        hub=hub_reachable(),
+    )
+    fitted = partial(task.preprocessing, data=data, stats=pixel_stats(data))
     profile = DeviceProfile.load(config.profile) if config.profile else None
     for note in profile.notes() if profile else ():
         run.say("warning", note)
@@ -93,6 +101,8 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
             image_hw=(height, width),
             channels=data.channels,
             num_classes=data.num_classes,
+            task=task.name,
+            preprocess=fitted,
             threads=config.threads or None,
             seconds=min(TIMING_SECONDS, 20 * config.minutes),
             progress=lambda done, total, _: bar(done, total),
@@ -102,17 +112,21 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
 
 def train_best(run: Run, data: ImageDataset, candidates: list[Candidate]) -> Trained:
     """Step 3: spend the minutes by successive halving; the winner gets most of them."""
-    preprocess = partial(preprocess_for, data=data, stats=pixel_stats(data))
+    task = learner(data.task)
+    preprocess = partial(task.preprocessing, data=data, stats=pixel_stats(data))
+    judged = signature(described(data, preprocess(candidates[0].spec)))
 
     def epoch_seconds(candidate: Candidate) -> float:
-        recipe = run.config.recipe_for(candidate.spec)
+        recipe = run.config.recipe_for(candidate.spec, task.recipe_name(candidate.spec))
         spec = candidate.spec
-        step = step_seconds(spec, data, recipe, preprocess(spec), task=Classify)
+        step = step_seconds(spec, data, recipe, preprocess(spec), task=task)
         return step * max(1, len(data.train) // min(recipe.batch_size, len(data.train)))
 
     def trainer(job: Job) -> Trained:
         spec = job.candidate.spec
-        recipe = run.config.recipe_for(spec).replace(epochs=round(job.epochs, 3))
+        recipe = run.config.recipe_for(spec, task.recipe_name(spec)).replace(
+            epochs=round(job.epochs, 3)
+        )
         options = "".join(f"-{k}={v}" for k, v in sorted(spec.kwargs.items()))
         name = f"{job.rung}-{spec.name}-{spec.size}{options}".replace(" ", "")
         run.say("train", f"{spec.label}: {job.epochs:.1f} epochs, {job.minutes:.1f} minutes")
@@ -122,13 +136,14 @@ def train_best(run: Run, data: ImageDataset, candidates: list[Candidate]) -> Tra
             recipe,
             run.folder / "trials" / name,
             preprocess=preprocess(spec),
-            task=Classify,
+            task=task,
             init=job.init,
             device=run.config.device,
         )
 
     def told(trial: Trial) -> None:
-        run.say("trial", f"{trial.label}: {100 * trial.score:.2f}% in {trial.minutes:.1f} minutes")
+        score = judged.shown(trial.score)
+        run.say("trial", f"{trial.label}: {score} in {trial.minutes:.1f} minutes")
 
     search: Search = successive_halving(
         candidates,
@@ -136,6 +151,7 @@ def train_best(run: Run, data: ImageDataset, candidates: list[Candidate]) -> Tra
         run.config.minutes,
         epoch_seconds=epoch_seconds,
         trials_path=run.folder / "trials.json",
+        metric=judged.metric,
         on_trial=told,
     )
     for name in ("metrics.csv", "trained.json", "weights.safetensors"):

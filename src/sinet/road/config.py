@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sinet.errors import UsageError
+from sinet.errors import UsageError, unknown
 from sinet.models.spec import ModelSpec
 from sinet.search.budget import Budget
+from sinet.tasks.signatures import list_tasks
 from sinet.tasks.train_command import split_overrides
 from sinet.training.recipe import Recipe
 
@@ -24,12 +25,14 @@ class FitConfig:
     """Minutes of training, over all candidates."""
     out: str = ""
     """Run folder; `runs/NAME` by the name of the data."""
+    task: str = ""
+    """What the labels are for; by the look of the data."""
     profile: str = ""
     """A device's profile: choose for that device instead of this machine."""
     models: tuple[str, ...] = ()
-    """Only models of these names (wildcards allowed)."""
+    """Only networks, heads or backbones of these names (wildcards allowed)."""
     recipe: str = ""
-    """Recipe; `finetune` for pretrained models and `default` for others."""
+    """Recipe; by task and starting weights if empty."""
     overrides: tuple[str, ...] = ()
     """Recipe values such as `lr=0.01`."""
     weights: str = ""
@@ -47,6 +50,8 @@ class FitConfig:
         """Refuse what cannot work before anything is read."""
         if self.minutes <= 0:
             raise UsageError(f"--minutes {self.minutes:g} given; a number above 0 expected")
+        if self.task and self.task not in list_tasks():
+            raise unknown("task", self.task, list_tasks())
         if self.budget:
             Budget.parse(self.budget)
 
@@ -61,7 +66,7 @@ class FitConfig:
         """The budget; no limit where none is given."""
         return Budget.parse(self.budget) if self.budget else Budget()
 
-    def recipe_for(self, spec: ModelSpec) -> Recipe:
-        """The recipe that this network learns by."""
-        recipe = Recipe.from_yaml(self.recipe or ("finetune" if spec.weights else "default"))
+    def recipe_for(self, spec: ModelSpec, usual: str) -> Recipe:
+        """The recipe that this network learns by: the one asked for, or else the `usual` one."""
+        recipe = Recipe.from_yaml(self.recipe or usual)
         return recipe.replace(seed=self.seed, **split_overrides(self.overrides)[0])

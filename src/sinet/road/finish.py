@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 import yaml
+from onnxruntime import InferenceSession
+from torch import Tensor, nn
 
 from sinet.compression.quantize import QuantizeReport, quantize_best
-from sinet.data import EvalImages, ImageDataset, PreprocessModule
+from sinet.data import ImageDataset
 from sinet.deployment.export import assemble, describe, export_network
 from sinet.deployment.ship import Card, ship
 from sinet.errors import BudgetError
@@ -16,9 +20,13 @@ from sinet.files import atomic_path, read_json, write_json
 from sinet.measurement.latency import session
 from sinet.measurement.layers import layer_times
 from sinet.measurement.machine import machine
-from sinet.measurement.verify import Verdict, metric, verify
-from sinet.report import save_predictions
+from sinet.measurement.verify import Verdict, verify
+from sinet.report import save_evidence
 from sinet.road.run import Run
+from sinet.tasks import learner
+from sinet.tasks.signatures import signature
+from sinet.training.evaluate import evaluate
+from sinet.training.loader import eval_batches
 from sinet.training.trained import Trained
 
 CALIBRATION_IMAGES = 256
@@ -28,7 +36,8 @@ CALIBRATION_IMAGES = 256
 def shrink_and_verify(run: Run, data: ImageDataset, trained: Trained) -> tuple[Path, Verdict]:
     """Steps 4 to 6: export, quantize, and judge both files on held-out images."""
     work, network = run.folder / "work", trained.model()
-    body = export_network(network, trained.preprocess.size, trained.channels, work / "network.onnx")
+    names, shape = signature(trained).raw, trained.preprocess.shape
+    body = export_network(network, shape, trained.channels, work / "network.onnx", names)
     run.say("quantize", "INT8: looking for the cheapest calibration that keeps the accuracy")
     report = _quantize(run, data, trained, body, work / "network-int8.onnx")
     for attempt in report.attempts:
@@ -42,18 +51,16 @@ def shrink_and_verify(run: Run, data: ImageDataset, trained: Trained) -> tuple[P
     with run.bar("verify") as bar:
         verdict = verify(
             network,
-            PreprocessModule(trained.preprocess),
+            trained,
             files,
             data.test,
-            channels=trained.channels,
-            multilabel=trained.multilabel,
             max_drop=run.config.max_drop,
             budget_ms=run.config.limits.ms,
             threads=run.config.threads or None,
             progress=bar,
         )
     write_json(run.folder / "chain.json", verdict.to_dict())
-    run.chain(verdict)
+    run.chain(verdict, signature(trained))
     run.say("verify", verdict.why)
     return files[verdict.shipped], verdict
 
@@ -62,29 +69,37 @@ def _quantize(
     run: Run, data: ImageDataset, trained: Trained, network: Path, out: Path
 ) -> QuantizeReport:
     """INT8 by calibration on training images; attempts are judged on validation images."""
-    seen = EvalImages(data.val, trained.preprocess)
+    task = learner(trained.task)(nn.Identity(), data, trained.recipe, trained.preprocess).eval()
+    seen = eval_batches(task.val_source(), 32)
     some = np.unique(np.linspace(0, len(data.train) - 1, CALIBRATION_IMAGES).astype(int))
-    calibration = EvalImages(data.train.subset(some), trained.preprocess)
+    calibration = eval_batches(task.val_source(data.train.subset(some)), 32)
     threads = run.config.threads or None
 
     def score(file: Path) -> float:
-        running = session(file, threads)
-        pairs = [
-            (running.run(None, {"input": images.numpy()})[0], labels.numpy())
-            for images, labels in seen.batches(64)
-        ]
-        logits, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        return metric(logits, labels, trained.multilabel)
+        return evaluate(task, OnnxNetwork(session(file, threads)), seen)[task.signature.metric]
 
-    batches = [images.numpy() for images, _ in calibration.batches(32)]
-    return quantize_best(network, out, batches, score, score(network), run.config.max_drop)
+    batches = [images.numpy() for images, *_ in calibration]
+    drop = run.config.max_drop / task.signature.scale * 100  # `quantize_best` counts per cent
+    return quantize_best(network, out, batches, score, score(network), drop)
+
+
+class OnnxNetwork(nn.Module):
+    """An exported network in the place of the one that it was exported from."""
+
+    def __init__(self, opened: InferenceSession) -> None:
+        super().__init__()
+        self.opened = opened
+
+    def forward(self, images: Tensor) -> Any:
+        """Run it: float32 (N, C, height, width) -> its output, or a tuple of them."""
+        outputs = self.opened.run(None, {"input": images.numpy()})
+        tensors = tuple(torch.from_numpy(output) for output in outputs)
+        return tensors[0] if len(tensors) == 1 else tensors
 
 
 def hand_over(run: Run, data: ImageDataset, trained: Trained, file: Path, verdict: Verdict) -> None:
     """Step 7: the file that ships, what it needs, and what the report shows of it."""
-    found = verdict.predictions
-    save_predictions(run.folder, found.names, found.labels, found.probability,
-                     lambda i: data.test.image(i, trained.channels))  # fmt: skip
+    save_evidence(run.folder, signature(trained), data.test, verdict, file)
     image = data.test.image(0, trained.channels)[None]
     layers = layer_times(file, image, machine(), run.config.threads or None)
     write_json(run.folder / "layers.json", [layer.to_dict() for layer in layers])

@@ -11,7 +11,8 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from sinet.measurement.machine import cache_dir, describe, fingerprint, machine
 from sinet.measurement.profile import DeviceProfile
 from sinet.models.spec import ModelSpec
 from sinet.search.budget import Budget
+from sinet.tasks.signatures import signature
 
 PRECISIONS = ("fp32", "int8")
 
@@ -91,6 +93,9 @@ class Candidate:
         return budget.excess(self.latency.q3_ms, self.file_mb, self.memory_mb)
 
 
+Preprocessing = Callable[[ModelSpec], Preprocess]
+"""What a network does with an image."""
+
 Progress = Callable[[int, int, Sequence[Candidate]], None]
 """Called with (specs done, specs in all, the candidates of this spec)."""
 
@@ -108,6 +113,8 @@ def time_candidates(
     image_hw: tuple[int, int],
     channels: int = 3,
     num_classes: int = 10,
+    task: str = "classify",
+    preprocess: Preprocessing | None = None,
     threads: int | None = None,
     spinning: bool = True,
     seconds: float = 180.0,
@@ -126,6 +133,8 @@ def time_candidates(
         image_hw: height and width of a typical image.
         channels: 1 or 3.
         num_classes: outputs.
+        task: what the networks are for.
+        preprocess: from a spec to its preprocessing; None = the centre square.
         threads: intra-operator threads, `default_threads()` if None.
         spinning: as the user's session is set; ONNX Runtime spins by default.
         seconds: no new network is begun after this time; those not reached are left out.
@@ -135,14 +144,23 @@ def time_candidates(
     """
     if profile is not None:
         return [c.held_against(budget) for s in specs for c in _from_profile(s, profile)]
-    bench = _Bench(budget, image_hw, channels, num_classes, threads or default_threads(), spinning)
+    bench = _Bench(
+        budget,
+        image_hw,
+        channels,
+        num_classes,
+        task,
+        threads or default_threads(),
+        spinning,
+        preprocess or partial(_square, channels=channels),
+    )
     table = bench.load() if cache else {}
     start = time.monotonic()
     found: dict[ModelSpec, list[Candidate]] = {}
     postponed: list[tuple[int, ModelSpec]] = []
 
     def visit(spec: ModelSpec, last_chance: bool) -> None:
-        known = table.get(_key(spec), [])
+        known = table.get(bench.key(spec), [])
         if not bench.complete(known):
             if time.monotonic() - start > seconds:
                 return
@@ -151,7 +169,7 @@ def time_candidates(
                 postponed.append((facts.macs, spec))
                 return
             known = bench.time(spec, network, facts)
-            table[_key(spec)] = known
+            table[bench.key(spec)] = known
             if cache:
                 bench.save(table)
         found[spec] = [replace(c, spec=spec).held_against(budget) for c in known]
@@ -165,9 +183,9 @@ def time_candidates(
     return [c for spec in specs for c in found.get(spec, [])]
 
 
-def _key(spec: ModelSpec) -> str:
-    """What decides the latency of a spec: everything but its weights."""
-    return fingerprint({"name": spec.name, "size": spec.size, "kwargs": dict(spec.kwargs)})
+def _square(spec: ModelSpec, channels: int) -> Preprocess:
+    stats = (0.5,) * channels
+    return Preprocess(spec.size, channels, stats, stats)
 
 
 def _from_profile(spec: ModelSpec, profile: DeviceProfile) -> Iterator[Candidate]:
@@ -188,15 +206,25 @@ class _Bench:
     image_hw: tuple[int, int]
     channels: int
     num_classes: int
+    task: str
     threads: int
     spinning: bool
+    preprocess: Preprocessing
+
+    def key(self, spec: ModelSpec) -> str:
+        """What decides the latency of a spec: everything but its weights."""
+        fitted = self.preprocess(spec)
+        shape = {"shape": fitted.shape, "fit": fitted.fit} if fitted.fit != "crop" else {}
+        known = {"name": spec.name, "size": spec.size, "kwargs": dict(spec.kwargs)}
+        return fingerprint(known | shape)
 
     @property
     def path(self) -> Path:
         """The table of this machine, these engines, this image size."""
         identity = describe()
         versions = {k: identity["versions"].get(k) for k in ("sinet", "timm", "onnxruntime")}
-        conditions = asdict(self) | {"budget": None}
+        conditions = {f.name: getattr(self, f.name) for f in fields(self)}
+        del conditions["budget"], conditions["preprocess"]
         which = {"cpu": identity["cpu"], "cores": identity["cores"], **versions, **conditions}
         return cache_dir() / f"candidates-{fingerprint(which)}.json"
 
@@ -231,7 +259,7 @@ class _Bench:
     def build(self, spec: ModelSpec) -> tuple[nn.Module, Cost]:
         """The network with random weights, and its cost."""
         network = spec.create(self.num_classes, self.channels, load=False).eval()
-        return network, cost(network, spec.size, self.channels)
+        return network, cost(network, self.preprocess(spec).shape, self.channels)
 
     def ideal_ms(self, macs: int) -> float:
         """What no file of so many multiply-adds can beat: all of them at the INT8 peak."""
@@ -245,28 +273,22 @@ class _Bench:
         with tempfile.TemporaryDirectory() as folder:
             body = Path(folder) / "network.onnx"
             try:
-                export_network(network, spec.size, self.channels, body)
+                shape = self.preprocess(spec).shape
+                names = signature(self.facts(spec)).raw
+                export_network(network, shape, self.channels, body, names)
                 first = self._timed(blank, body)
                 if first.latency is None or self.hopeless(first.latency):
                     return [first]
-                shrunk = quantize_onnx(body, Path(folder) / "int8.onnx", self._noise(spec.size))
+                shrunk = quantize_onnx(body, Path(folder) / "int8.onnx", self._noise(shape))
                 return [first, self._timed(replace(blank, precision="int8"), shrunk)]
             except SinetError as error:
                 return [replace(blank, why=str(error))]
 
     def _timed(self, blank: Candidate, network: Path) -> Candidate:
         """Assemble a network as it would ship and time it on one image."""
-        ids: list[int | str] = list(range(self.num_classes))
-        stats = (0.5,) * self.channels
-        preprocess = Preprocess(blank.spec.size, self.channels, stats, stats)
-        metadata = Metadata(
-            classes=[str(i) for i in ids],
-            class_ids=ids,
-            preprocess=preprocess,
-            model=blank.spec.label,
-            precision=blank.precision,
-        )
-        file = assemble(network, preprocess, metadata, network.with_suffix(".assembled.onnx"))
+        facts = self.facts(blank.spec, blank.precision)
+        made = network.with_suffix(".assembled.onnx")
+        file = assemble(network, facts.preprocess, facts, made)
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (1, *self.image_hw, self.channels), dtype=np.uint8)
         latency = compare_files(
@@ -276,6 +298,7 @@ class _Bench:
             spinning=self.spinning,
             seconds=0.5,
             rounds=1,
+            outputs=signature(facts).names,
         )["file"]
         memory = None
         if self.budget.memory_mb is not None:
@@ -283,8 +306,19 @@ class _Bench:
         size = file.stat().st_size / 1e6
         return replace(blank, latency=latency, file_mb=size, memory_mb=memory)
 
-    def _noise(self, size: int) -> list[npt.NDArray[np.float32]]:
+    def facts(self, spec: ModelSpec, precision: str = "fp32") -> Metadata:
+        """What the file would say about itself."""
+        ids: list[int | str] = list(range(self.num_classes))
+        return Metadata(
+            classes=[str(i) for i in ids],
+            class_ids=ids,
+            preprocess=self.preprocess(spec),
+            model=spec.label,
+            task=self.task,
+            precision=precision,
+        )
+
+    def _noise(self, shape: tuple[int, int]) -> list[npt.NDArray[np.float32]]:
         """Two random inputs: ranges do not change the speed, so calibration may be this short."""
         rng = np.random.default_rng(0)
-        shape = (1, self.channels, size, size)
-        return [rng.standard_normal(shape, dtype=np.float32) for _ in range(2)]
+        return [rng.standard_normal((1, self.channels, *shape), dtype=np.float32) for _ in range(2)]

@@ -87,11 +87,12 @@ class Trial:
     folder: str
     kept: bool
     final: bool
+    metric: str = "val/top1"
 
     @property
     def score(self) -> float:
-        """Validation metric that ranks the trials: top-1, or mean average precision."""
-        return self.metrics.get("val/top1", self.metrics.get("val/map", float("-inf")))
+        """The validation metric that ranks the trials."""
+        return self.metrics[self.metric]
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def successive_halving(
     *,
     epoch_seconds: Callable[[Candidate], float],
     trials_path: Path,
+    metric: str = "val/top1",
     most: int = 4,
     looks: int = 8,
     clock: Callable[[], float] = time.monotonic,
@@ -159,6 +161,7 @@ def successive_halving(
         minutes: for everything here, the measuring of `epoch_seconds` included.
         epoch_seconds: seconds of one pass over the training data.
         trials_path: where the trials are kept, trials.json.
+        metric: of validation, by which the trials are ranked; larger is better.
         most: networks in the first rung.
         looks: networks whose training speed is measured, at most.
         clock: seconds, monotonic.
@@ -170,7 +173,7 @@ def successive_halving(
     fitting = per_network(candidates)
     if not fitting:
         raise BudgetError("no candidate keeps the budget; allow more or give a smaller image size")
-    run = _Run(trainer, minutes, trials_path, clock, on_trial)
+    run = _Run(trainer, minutes, trials_path, metric, clock, on_trial)
     fp32 = {c.spec for c in candidates if c.fits and c.precision == "fp32"}
     width = _width(minutes, min(most, len(fitting)))
     alive, rung = _first_rung(fitting, fp32, width, epoch_seconds, looks, run), 0
@@ -254,10 +257,12 @@ class _Run:
         trainer: Callable[[Job], Result],
         minutes: float,
         path: Path,
+        metric: str,
         clock: Callable[[], float],
         on_trial: Callable[[Trial], None] | None,
     ) -> None:
         self.trainer, self.minutes, self.path = trainer, minutes, path
+        self.metric = metric
         self.clock, self.on_trial = clock, on_trial
         stored: Sequence[Mapping[str, Any]] = read_json(path) if path.is_file() else []
         self.trials = [Trial(**values) for values in stored]
@@ -324,6 +329,7 @@ class _Run:
             folder=str(result.folder),
             kept=final,
             final=final,
+            metric=self.metric,
         )
         self.trials.append(trial)
         self._save()

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import timm
 
+from sinet.data.dataset import ImageDataset
 from sinet.errors import unknown
+from sinet.models._networks import list_networks
 from sinet.models.spec import ModelSpec
 from sinet.models.weights import find_pretrained
+from sinet.tasks.base import ImageTask
 
 SMALL_IMAGE = 64
 """Up to this many pixels images are taken at their own size by our networks, with stem stride 1."""
@@ -92,6 +95,41 @@ def matching_specs(
         specs += found
         specs += [ModelSpec(n, _fit(n, size), weights=_weights(n, folder, hub)) for n in names]
     return specs
+
+
+def task_specs(
+    task: type[ImageTask],
+    data: ImageDataset,
+    patterns: Sequence[str],
+    image_size: int,
+    *,
+    folder: Path | None = None,
+    hub: bool = False,
+) -> list[ModelSpec]:
+    """What a task tries on these data, or what of it is asked for.
+
+    Args:
+        task: its training side, which turns backbones into its networks.
+        data: the data set.
+        patterns: names of networks, of heads or of backbones, wildcards allowed; none = the usual.
+        image_size: as for `default_specs`.
+        folder: likewise.
+        hub: likewise.
+
+    Raises:
+        UsageError: a pattern that no name matches.
+    """
+    usual = task.specs(default_specs(image_size, folder=folder, hub=hub), data)
+    specs: list[ModelSpec] = []
+    for pattern in patterns:
+        found = [s for s in usual if fnmatch.fnmatch(s.name, pattern)]
+        if not found and task.name != "classify":
+            found = [ModelSpec(name, usual[0].size) for name in list_networks(pattern)]
+        if not found:
+            named = matching_specs([pattern], image_size, folder=folder, hub=hub)
+            found = task.specs(named, data)
+        specs += found
+    return specs if patterns else usual
 
 
 def _photo_sizes(image_size: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,9 @@ from sinet.data.cache import EvalImages, ImageCache
 from sinet.data.dataset import ImageDataset, Split
 from sinet.data.preprocess import Preprocess
 from sinet.data.transforms import BatchAugment
+from sinet.models.spec import ModelSpec
+from sinet.tasks.signatures import Described, Result, signature
+from sinet.training.inputs import Stats, preprocess_for
 from sinet.training.loader import derived_seed
 from sinet.training.optimizer import build_optimizer, build_schedule, fixed_norms, image_size
 from sinet.training.recipe import Recipe
@@ -24,6 +27,13 @@ Batch = tuple[Tensor, Tensor]
 
 # The decoded images of the last training on each split: a search trains many networks on one.
 _decoded: WeakKeyDictionary[Split, tuple[Any, ImageCache | EvalImages]] = WeakKeyDictionary()
+
+
+def described(data: ImageDataset, preprocess: Preprocess) -> Described:
+    """The facts of a model for these data."""
+    return Described(
+        data.task, list(data.classes), list(data.class_ids), data.multilabel, preprocess
+    )
 
 
 class TrainImages:
@@ -36,7 +46,7 @@ class TrainImages:
             recipe.crop,
             recipe.crop_scale,
         )
-        self.cache: ImageCache = _once(
+        self.cache: ImageCache = once(
             split,
             (size, channels, crop, scale),
             lambda: ImageCache(split, size, channels, crop=crop, crop_scale=scale),
@@ -56,7 +66,7 @@ class ValImages:
     """Images to validate on: float32 (B, C, size, size) as the network sees them, and labels."""
 
     def __init__(self, split: Split, preprocess: Preprocess) -> None:
-        self.images: EvalImages = _once(split, preprocess, lambda: EvalImages(split, preprocess))
+        self.images: EvalImages = once(split, preprocess, lambda: EvalImages(split, preprocess))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,14 +76,17 @@ class ValImages:
         return self.images.batch(indices), self.images.labels[indices]
 
 
-def _once(split: Split, key: Any, decode: Callable[[], Any]) -> Any:
+def once(split: Split, key: Any, decode: Callable[[], Any]) -> Any:
+    """What was decoded from a split last time, if it was for the same key; else decoded now."""
     if split not in _decoded or _decoded[split][0] != key:
         _decoded[split] = key, decode()
     return _decoded[split][1]
 
 
 class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
-    """A network that learns from images.
+    """A network that learns from images: the training side of a task.
+
+    What its exported file gives is said by its `signature`, which needs none of this.
 
     Args:
         network: the model.
@@ -82,10 +95,8 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         preprocess: what happens to an image before the network sees it.
     """
 
-    monitor: str
-    """The metric by which two trainings are compared."""
-    mode: str = "max"
-    """Whether `monitor` is better when `max` or when `min`."""
+    name: str
+    """As in `sinet.tasks.signatures`."""
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
@@ -94,9 +105,32 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         self.network = network
         self.data, self.recipe, self.preprocess = data, recipe, preprocess
         self.total_steps = 1
+        self.signature = signature(described(data, preprocess))
         self._augment = BatchAugment(recipe, preprocess)
         cfg: Any = getattr(network, "pretrained_cfg", None) or {}
         self._any_size = not cfg.get("fixed_input_size", False)
+
+    @staticmethod
+    def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
+        """The networks that are tried.
+
+        Args:
+            usual: the backbones that suit images of this size, the most promising first.
+            data: the data set.
+        """
+        return list(usual)
+
+    @staticmethod
+    def recipe_name(spec: ModelSpec) -> str:
+        """The recipe that a network learns by unless another is asked for."""
+        return "finetune" if spec.weights else "default"
+
+    @staticmethod
+    def preprocessing(
+        spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
+    ) -> Preprocess:
+        """How an image of these data becomes this network's input; see `preprocess_for`."""
+        return preprocess_for(spec, data, stats)
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
@@ -110,18 +144,24 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
     def metrics(self) -> dict[str, float]:
         """The metrics over the batches since the last call (all processes together)."""
 
-    @abstractmethod
-    def predict(self, images: Tensor) -> list[Any]:
-        """Typed results, one per network input of float32 (B, C, size, size)."""
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> list[Result]:
+        """Typed results, one per network input of float32 (B, C, height, width)."""
+        run = self.signature.eager(self.outputs, nn.Identity())
+        named = {name: value.cpu().numpy() for name, value in run(images).items()}
+        return [
+            self.signature.result(f"#{i}", {name: value[i] for name, value in named.items()})
+            for i in range(len(images))
+        ]
 
-    @abstractmethod
     def output_names(self) -> list[str]:
         """Names of the network's outputs in an exported file."""
+        return list(self.signature.raw)
 
     def example_input(self) -> Tensor:
-        """A network input (1, C, size, size) for export."""
-        size = self.preprocess.size
-        return torch.zeros(1, self.preprocess.channels, size, size, device=self.device)
+        """A network input (1, C, height, width) for export."""
+        shape = self.preprocess.shape
+        return torch.zeros(1, self.preprocess.channels, *shape, device=self.device)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one augmented batch; all randomness follows from (seed, step, process)."""
@@ -163,9 +203,9 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
             split = split.subset(np.arange(min(limit, len(split))))
         return TrainImages(split, self.recipe, self.preprocess)
 
-    def val_source(self) -> ValImages:
-        """The validation images."""
-        return ValImages(self.data.val, self.preprocess)
+    def val_source(self, split: Split | None = None) -> ValImages:
+        """The validation images, or those of another split, as the network sees them."""
+        return ValImages(split or self.data.val, self.preprocess)
 
     def train(self, mode: bool = True) -> ImageTask:
         """Training mode, with frozen BatchNorms left in evaluation mode."""

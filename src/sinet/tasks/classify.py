@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,35 +20,20 @@ from sinet.tasks.base import Batch, ImageTask
 from sinet.training.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Classification:
-    """What the network sees in one image."""
-
-    label: str
-    """The likeliest class."""
-    id: int | str
-    """The user's own id of that class."""
-    score: float
-    """Its probability."""
-    probabilities: Tensor
-    """Of all classes, (classes,)."""
-    labels: list[str]
-    """Classes of probability 0.5 or more (multi-label), else the likeliest alone."""
-
-
 class Classify(ImageTask):
-    """A network with one output per class.
+    """Learns a network with one output per class.
 
     One label per image: softmax, cross-entropy, metrics top1, top5 (with more than five classes)
     and macro f1. Several labels: sigmoid, binary cross-entropy, metrics map and macro f1.
     """
+
+    name = "classify"
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
     ) -> None:
         super().__init__(network, data, recipe, preprocess)
         self.multilabel = data.multilabel
-        self.monitor = "val/map" if self.multilabel else "val/top1"
         self.mixers = _mixers(recipe, len(data.classes))
         self.scores = MetricCollection(_scores(len(data.classes), self.multilabel))
         self.mean_loss = MeanMetric()
@@ -92,29 +75,6 @@ class Classify(ImageTask):
         self.scores.reset()
         return {name: float(value) for name, value in values.items()}
 
-    @torch.inference_mode()
-    def predict(self, images: Tensor) -> list[Classification]:
-        """The classes of network inputs, float32 (B, C, size, size)."""
-        outputs = self.outputs(images)
-        probabilities = outputs.sigmoid() if self.multilabel else outputs.softmax(1)
-        return [self._named(row) for row in probabilities.cpu()]
-
-    def output_names(self) -> list[str]:
-        """The network gives logits."""
-        return ["logits"]
-
-    def _named(self, row: Tensor) -> Classification:
-        best = int(row.argmax())
-        names = self.data.classes
-        chosen = [name for name, p in zip(names, row, strict=True) if p >= 0.5]
-        return Classification(
-            label=names[best],
-            id=self.data.class_ids[best],
-            score=float(row[best]),
-            probabilities=row,
-            labels=chosen if self.multilabel else [names[best]],
-        )
-
 
 def _mixers(recipe: Recipe, classes: int) -> list[nn.Module]:
     """MixUp and CutMix as the recipe has them; one is drawn for a batch."""
@@ -135,3 +95,6 @@ def _scores(classes: int, multilabel: bool) -> dict[str, Metric]:
     if classes > 5:
         scores["val/top5"] = MulticlassAccuracy(num_classes=classes, average="micro", top_k=5)
     return scores
+
+
+LEARNER = Classify

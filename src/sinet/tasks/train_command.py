@@ -1,7 +1,8 @@
-"""From the words of a command line to one training of a classifier."""
+"""From the words of a command line to one training."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from sinet.errors import UsageError
 from sinet.files import write_text
 from sinet.models.spec import ModelSpec
 from sinet.models.weights import find_pretrained
-from sinet.tasks.classify import Classify
-from sinet.training.inputs import preprocess_for
+from sinet.tasks import learner
 from sinet.training.loop import train
 from sinet.training.recipe import Recipe
 from sinet.training.trained import Trained
@@ -30,20 +30,22 @@ def run_training(
     out: Path,
     size: int,
     weights: str,
+    task: str,
     overrides: tuple[str, ...],
     given: dict[str, Any],
     init: Path | None,
     **options: Any,
 ) -> Trained:
-    """Train a classifier and write the resolved configuration beside the result.
+    """Train a network and write the resolved configuration beside the result.
 
     Args:
         data: any data set that `open_dataset` reads.
         model: a registered model.
-        recipe: name or YAML file; empty = `finetune` with starting weights, else `default`.
+        recipe: name or YAML file; empty = by task and starting weights.
         out: folder of the run.
         size: input size, pixels; 0 = the images' own, at most 224.
         weights: `auto` (what can be had offline), `none`, or a source of `load_weights`.
+        task: what the labels are for; empty = by the look of the data.
         overrides: `key=value` for the recipe, `model.key=value` for the model.
         given: recipe values of options; None = not given.
         init: an earlier training to start from.
@@ -54,12 +56,13 @@ def run_training(
     """
     values, model_values = split_overrides(overrides)
     values.update({key: value for key, value in given.items() if value is not None})
-    images = open_dataset(data)
+    images = open_dataset(data, task=task)
+    learns = learner(images.task)
     source = {"auto": find_pretrained(model), "none": None}.get(weights, weights)
     spec = ModelSpec(model, size or _own_size(images), model_values, source)
-    chosen = Recipe.from_yaml(recipe or ("finetune" if source or init else "default"))
-    chosen = chosen.replace(**values)
-    preprocess = preprocess_for(spec, images)
+    begun = replace(spec, weights=spec.weights or (str(init) if init else None))
+    chosen = Recipe.from_yaml(recipe or learns.recipe_name(begun)).replace(**values)
+    preprocess = learns.preprocessing(spec, images)
     config = {
         "data": str(data),
         "model": spec.to_dict(),
@@ -69,7 +72,7 @@ def run_training(
     }
     write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     return train(
-        spec, images, chosen, out, preprocess=preprocess, task=Classify, init=init, **options
+        spec, images, chosen, out, preprocess=preprocess, task=learns, init=init, **options
     )
 
 

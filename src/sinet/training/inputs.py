@@ -20,13 +20,18 @@ def preprocess_for(spec: ModelSpec, data: ImageDataset, stats: Stats | None = No
         data: the images; their number of channels is kept.
         stats: `pixel_stats(data)`, if it is at hand.
     """
-    if spec.weights:
-        mean, std = pretrained_stats(spec.name)
-        if data.channels == 1:
-            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    else:
-        mean, std = stats or pixel_stats(data)
-    return Preprocess(spec.size, data.channels, tuple(mean), tuple(std))
+    mean, std = input_stats(spec, data, stats)
+    return Preprocess(spec.size, data.channels, mean, std)
+
+
+def input_stats(spec: ModelSpec, data: ImageDataset, stats: Stats | None = None) -> Stats:
+    """Mean and deviation for this network: its pretrained weights' own, else those of the data."""
+    if not spec.weights:
+        return stats or pixel_stats(data)
+    mean, std = pretrained_stats(spec.backbone)
+    if data.channels == 1:
+        return (sum(mean) / len(mean),), (sum(std) / len(std),)
+    return tuple(mean), tuple(std)
 
 
 def pixel_stats(data: ImageDataset, sample: int = 512) -> Stats:

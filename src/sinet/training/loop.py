@@ -197,6 +197,7 @@ class _Run:
             seconds=round(seconds, 3),
             images_per_second=round(self.order.steps * self.order.batch / max(seconds, 1e-9), 1),
             init=str(init or spec.weights or "scratch"),
+            task=self.task.name,
         )
 
 

@@ -55,6 +55,9 @@ class Recipe:
     classifier."""
     freeze_norm: bool = False
     """Keep the BatchNorm statistics of the pretrained weights."""
+    loss: str = "ce"
+    """What is minimised over pixels: `ce`, `dice`, `focal`, `lovasz`, or a sum such as `ce+dice`;
+    of no meaning where whole images are classified."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     mixup: float = 0.0
@@ -171,6 +174,7 @@ _ALLOWED: dict[str, Choice | Range] = {
     "schedule": Choice(("cosine", "linear", "step")),
     "layer_decay": Range(0, 1, open_low=True),
     "freeze": Range(-1, 1_000),
+    "loss": Choice(("ce", "dice", "focal", "lovasz", "ce+dice", "focal+dice", "ce+lovasz")),
     "label_smoothing": Range(0, 1, open_high=True),
     "mixup": Range(0, 100),
     "cutmix": Range(0, 100),

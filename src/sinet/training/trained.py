@@ -50,6 +50,8 @@ class Trained:
     """Training images per second of `seconds`."""
     init: str
     """What it started from: `scratch`, the pretrained weights' name, or an earlier run's path."""
+    task: str = "classify"
+    """What it learned."""
 
     def model(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""

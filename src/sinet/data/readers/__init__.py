@@ -4,6 +4,7 @@ A reader is a module with
 
     FORMAT: str      what is said when it was recognised, e.g. "class folders"
     EXPECTS: str     what it looks for, in one line (listed when nothing is recognised)
+    TASK: str        what its labels are for, such as "classify" or "segment"; "" = it depends
     detect(root: Path) -> bool             cheap, never raises for a wrong format
     read(root: Path) -> ImageDataset       splits named train, val, test or `ALL`
 
@@ -28,6 +29,7 @@ class Reader(Protocol):
 
     FORMAT: str
     EXPECTS: str
+    TASK: str
 
     def detect(self, root: Path) -> bool:
         """Whether `root` looks like this format."""
@@ -38,14 +40,23 @@ class Reader(Protocol):
         ...
 
 
-def readers() -> list[Reader]:
-    """All readers, in alphabetical order of their files."""
+def readers(task: str = "") -> list[Reader]:
+    """All readers, or those of one task; those of class labels, which are content with less, last.
+
+    Within that, in alphabetical order of their files.
+    """
     names = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-    return [cast(Reader, importlib.import_module(f"{__name__}.{name}")) for name in names]
+    found = [cast(Reader, importlib.import_module(f"{__name__}.{name}")) for name in names]
+    found = [reader for reader in found if not task or reader.TASK in ("", task)]
+    return sorted(found, key=lambda reader: reader.TASK == "classify")
 
 
-def read_any(root: Path) -> ImageDataset:
+def read_any(root: Path, task: str = "") -> ImageDataset:
     """Read `root` with the reader that recognises it, or the one folder inside it.
+
+    Args:
+        root: a folder or file.
+        task: only what its labels are for; empty = whatever they are for.
 
     Raises:
         DataError: missing, unreadable, empty, or no known format.
@@ -56,20 +67,20 @@ def read_any(root: Path) -> ImageDataset:
             "archive: check the path"
         )
     try:
-        return _read(root)
+        return _read(root, task)
     except PermissionError as error:
         raise DataError(
             f"no permission to read {error.filename or root}; make it readable (chmod -R u+rX)"
         ) from error
 
 
-def _read(root: Path) -> ImageDataset:
-    known = readers()
+def _read(root: Path, task: str) -> ImageDataset:
+    known = readers(task)
     for folder in _candidates(root):
         found = [reader for reader in known if reader.detect(folder)]
         if found:
             data = found[0].read(folder)
-            data.root = root
+            data.root, data.task = root, found[0].TASK or data.task
             if len(found) > 1:
                 others = ", ".join(reader.FORMAT for reader in found[1:])
                 data.notes.append(f"read as {found[0].FORMAT}; it also looks like {others}")

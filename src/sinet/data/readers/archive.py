@@ -25,6 +25,7 @@ from sinet.errors import DataError, SinetError
 
 FORMAT = "archive"
 EXPECTS = "a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2 of any of these"
+TASK = ""  # that of what is inside
 
 # RuntimeError: an unknown compression; ValueError: a name that no file can have.
 _DAMAGED = (

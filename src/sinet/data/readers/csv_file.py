@@ -18,6 +18,7 @@ from sinet.errors import DataError
 
 FORMAT = "CSV"
 EXPECTS = "a .csv with columns `path` and `label` (a|b for several), perhaps `split`"
+TASK = "classify"
 
 PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
 LABEL = ("label", "labels", "class", "class_name", "category", "target", "tags")

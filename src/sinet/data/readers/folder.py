@@ -16,6 +16,7 @@ from sinet.data.readers._layout import SPLITS, Found, assemble, visible
 
 FORMAT = "class folders"
 EXPECTS = "train/CLASS/*.jpg, val/CLASS/*.jpg, perhaps test/...; or CLASS/*.jpg alone"
+TASK = "classify"
 
 
 def detect(root: Path) -> bool:

@@ -24,6 +24,7 @@ from sinet.errors import DataError
 
 FORMAT = "IDX files"
 EXPECTS = "train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-..., labels.txt"
+TASK = "classify"
 
 _IMAGES = re.compile(r"images[-._]idx[34]-ubyte(\.gz)?$", re.IGNORECASE)
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}

@@ -17,6 +17,7 @@ from sinet.errors import DataError, missing_extra
 
 FORMAT = "Parquet"
 EXPECTS = "data/train-*.parquet with an image column (bytes) and a label column"
+TASK = "classify"
 
 LABELS = ("label", "labels", "fine_label", "class", "category", "target")
 

@@ -1,12 +1,13 @@
 """What runs a model. One file an engine, one small class each.
 
 An engine takes (path, threads, spinning), knows its `metadata`, and runs uint8 images (N, H, W, C)
-of one size to {"logits": (N, classes), "probabilities": (N, classes)}.
+of one size to the outputs that are asked for, such as {"probabilities": (N, classes)}.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,8 +27,10 @@ class Engine(Protocol):
 
     metadata: Metadata
 
-    def run(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """Images uint8 (N, H, W, C) -> logits and probabilities, float32 (N, classes)."""
+    def run(
+        self, images: npt.NDArray[np.uint8], names: Sequence[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Images uint8 (N, H, W, C) -> the outputs of these names."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class OnnxRuntime:
         except Exception as error:  # onnxruntime has a dozen error classes without a common base
             raise damaged(file, error) from error
 
-    def run(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """Images uint8 (N, H, W, C) -> logits and probabilities."""
-        logits, probabilities = self.session.run(["logits", "probabilities"], {"images": images})
-        return {"logits": logits, "probabilities": probabilities}
+    def run(
+        self, images: npt.NDArray[np.uint8], names: Sequence[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Images uint8 (N, H, W, C) -> the outputs of these names."""
+        return dict(zip(names, self.session.run(names, {"images": images}), strict=True))

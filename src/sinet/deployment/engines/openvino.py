@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sinet.data.preprocess import Preprocess
+from sinet.data.preprocess import GREY, Preprocess
 from sinet.deployment.engines._onnx import damaged, find_model, read_metadata
 from sinet.deployment.metadata import PREFIX, Metadata
 from sinet.errors import UsageError, missing_extra
@@ -44,10 +45,12 @@ class OpenVino:
             options["INFERENCE_NUM_THREADS"] = threads
         self.request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
 
-    def run(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """Images uint8 (N, H, W, C) -> logits and probabilities."""
+    def run(
+        self, images: npt.NDArray[np.uint8], names: Sequence[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Images uint8 (N, H, W, C) -> the outputs of these names."""
         outputs = self.request.infer({"images": images}, share_inputs=True)
-        return {name: outputs[name] for name in ("logits", "probabilities")}
+        return {name: outputs[name] for name in names}
 
 
 def read_onnx(file: Path) -> tuple[Any, Metadata]:
@@ -70,28 +73,56 @@ def read_onnx(file: Path) -> tuple[Any, Metadata]:
 
 
 def _fit(pixels: Any, preprocess: Preprocess) -> Any:
-    """Resize and crop (N, C, H, W) to (N, C, size, size): rows x pixels x columns."""
+    """Resize and crop or pad (N, C, H, W) to (N, C, *shape): rows x pixels x columns."""
     shape = op.shape_of(pixels, "i64")
-    height, width = (op.gather(shape, np.int64(axis), np.int64(0)) for axis in (2, 3))
-    shorter = op.minimum(height, width)
-    rows, columns = (_weights(side, shorter, preprocess) for side in (height, width))
+    sides = tuple(op.gather(shape, np.int64(axis), np.int64(0)) for axis in (2, 3))
+    targets = _targets(sides, preprocess)
+    (rows, inside_rows), (columns, inside_columns) = (
+        _weights(side, target, box)
+        for side, target, box in zip(sides, targets, preprocess.shape, strict=True)
+    )
     halfway = op.matmul(rows, pixels, transpose_a=False, transpose_b=False)
-    return op.matmul(halfway, columns, transpose_a=False, transpose_b=True).output(0)
+    fitted = op.matmul(halfway, columns, transpose_a=False, transpose_b=True)
+    if preprocess.fit == "pad":
+        inside = op.matmul(inside_rows, inside_columns, transpose_a=False, transpose_b=True)
+        grey, one = op.constant(GREY, np.float32), op.constant(1, np.float32)
+        fitted = fitted * inside + grey * (one - inside)
+    return fitted.output(0)
 
 
-def _weights(side: Any, shorter: Any, preprocess: Preprocess) -> Any:
-    """Antialiased linear interpolation of one side as a matrix (size, side); rows sum to 1."""
-    size, short = np.int64(preprocess.size), np.int64(preprocess.short_side)
-    two, half, one = np.int64(2), op.constant(0.5, np.float32), op.constant(1, np.float32)
-    target = op.divide(side * two * short + shorter, shorter * two)  # rounds halves up
-    first = op.convert(op.divide(target - size, two), "f32")
+def _targets(sides: tuple[Any, Any], preprocess: Preprocess) -> tuple[Any, Any]:
+    """`Preprocess.resized` in whole numbers; halves are rounded up."""
+    boxes = tuple(op.constant(np.int64(box)) for box in preprocess.shape)
+    if preprocess.fit == "stretch":
+        return boxes[0], boxes[1]
+    two, least = np.int64(2), op.constant(np.int64(preprocess.least))
+    if preprocess.fit == "crop":
+        over, under = op.constant(np.int64(preprocess.short_side)), op.minimum(*sides)
+    else:  # the side that is the first to fill its box decides: min(H / h, W / w)
+        tall = op.less_equal(boxes[0] * sides[1], boxes[1] * sides[0])
+        over, under = op.select(tall, *boxes), op.select(tall, *sides)
+    scaled = (op.divide(side * two * over + under, under * two) for side in sides)
+    first, second = (op.maximum(side, least) for side in scaled)
+    return first, second
+
+
+def _weights(side: Any, target: Any, box: int) -> tuple[Any, Any]:
+    """Antialiased linear interpolation of one side as a matrix (box, side), and what it covers.
+
+    Rows sum to 1; those before or after the resized image, which only padding shows, are 0 in the
+    second output (box, 1).
+    """
+    half, one = op.constant(0.5, np.float32), op.constant(1, np.float32)
+    spare = op.maximum(target - np.int64(box), op.constant(np.int64(0)))
+    first = op.convert(op.divide(spare, np.int64(2)), "f32")
     scale = op.convert(side, "f32") / op.convert(target, "f32")
-    wanted = op.constant(np.arange(preprocess.size, dtype=np.float32)[:, None])
-    centres = (wanted + first + half) * scale
+    wanted = op.constant(np.arange(box, dtype=np.float32)[:, None]) + first
+    inside = op.convert(op.less(wanted, op.convert(target, "f32")), "f32")
+    centres = op.minimum((wanted + half) * scale, op.convert(side, "f32"))
     taps = op.range(np.int64(0), side, np.int64(1), "f32") + half
     distance = op.abs(op.unsqueeze(taps, np.int64(0)) - centres)
     weights = op.relu(one - distance / op.maximum(scale, one))
-    return op.divide(weights, op.reduce_sum(weights, np.int64(1), keep_dims=True))
+    return op.divide(weights, op.reduce_sum(weights, np.int64(1), keep_dims=True)), inside
 
 
 def to_openvino(onnx_file: str | Path, out: str | Path) -> Path:

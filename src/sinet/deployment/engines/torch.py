@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from sinet.data.preprocess import PreprocessModule
 from sinet.deployment.export import describe
 from sinet.deployment.metadata import Metadata
+from sinet.tasks.signatures import signature
 from sinet.training.trained import Trained
 
 
@@ -29,12 +31,13 @@ class Torch:
         if threads:
             torch.set_num_threads(threads)
         self.metadata: Metadata = describe(trained)
-        self.preprocess = PreprocessModule(trained.preprocess).eval()
-        self.network = trained.model()
+        front = PreprocessModule(trained.preprocess).eval()
+        self.forward = signature(self.metadata).eager(trained.model(), front)
 
     @torch.inference_mode()
-    def run(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """Images uint8 (N, H, W, C) -> logits and probabilities."""
-        logits = self.network(self.preprocess(torch.tensor(images)))
-        likely = logits.sigmoid() if self.metadata.multilabel else logits.softmax(1)
-        return {"logits": logits.numpy(), "probabilities": likely.numpy()}
+    def run(
+        self, images: npt.NDArray[np.uint8], names: Sequence[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Images uint8 (N, H, W, C) -> the outputs of these names."""
+        outputs = self.forward(torch.tensor(images))
+        return {name: outputs[name].numpy() for name in names}
