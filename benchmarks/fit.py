@@ -5,8 +5,8 @@
     python benchmarks/fit.py camvid path/to/camvid      # with a classes.txt whose line 12 says void
 
 Runs the command line as a person would (a killed run goes on when started again) and writes
-docs/results/cifar10_10ms_60min_top1.json and its like. The metric is that of the shipped file on the
-test images; the drop, what INT8 loses against the trained network.
+docs/results/cifar10_10ms_60min_top1.json and its like. The metric is that of the shipped file on
+the test images; the drop, what INT8 loses against the trained network.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ from make_results import DOCS, fill
 from torch import nn
 
 from sinet.files import read_json, write_text
+from sinet.heads import list_necks
 from sinet.measurement.cost import cost
+from sinet.models import create_network
 from sinet.models.spec import ModelSpec
 from sinet.papers.base import Card, papers
 
@@ -90,6 +92,15 @@ def variant_row(name: str, zoo: Mapping[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def other_row(name: str) -> str:
+    """One line of the table of networks that are no classifiers, and of necks."""
+    if name in list_necks():
+        return f"| `{name}` | neck | |"
+    network = create_network(name)
+    params = sum(p.numel() for p in network.parameters())
+    return f"| `{name}` | {type(network).__name__} | {params / 1e6:.2f} |"
+
+
 def verdict_lines(slug: str) -> list[str]:
     """The findings of the committed reproduction."""
     path = RESULTS / "reproductions" / f"{slug}.json"
@@ -119,6 +130,10 @@ def page(card: Card, names: list[str]) -> str:
         f"# {card.slug}", "", f"*{card.title}*. {card.authors}. {source}{year}. "
         f"Code: {card.licence}.", "", card.idea, "", "```text", *card.equations, "```", "",
     ]  # fmt: skip
+    others = [name for name in names if not timm.is_model(name)]
+    names = [name for name in names if timm.is_model(name)]
+    if others:
+        lines += ["| name | what | Mparam |", "| --- | --- | --- |", *map(other_row, others), ""]
     if names:
         lines += [diagram(names[0]), "", f"`{names[0]}`, one box a feature level.", ""]
         lines += [

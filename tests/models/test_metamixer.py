@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.layers import LayerScale2d
 from timm.utils import reparameterize_model
 from torch import nn
 
+from sinet.errors import UsageError
 from sinet.layers.ffnified_attention import RepDepthwise
 from sinet.measurement.cost import cost
-from sinet.models import load_state
+from sinet.models import create_network, list_networks, load_state, load_weights
 from sinet.models.metamixer import FFNetSR, NormConvSkip
 
 from .tester import ModelTester, create, images, lively
@@ -91,5 +97,76 @@ def test_super_resolution_starts_from_repeated_pixels() -> None:
     assert net(x).equal(larger)
 
 
-def test_light_super_resolution_has_the_published_size() -> None:
-    assert sum(p.numel() for p in FFNetSR().parameters()) == 1_789_452
+def super_resolution() -> nn.Module:
+    torch.manual_seed(0)
+    return create_network("ffnet_sr_test").eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [
+        # the light network as recorded; the other has twelve blocks more
+        ("ffnet_sr_light_x2", 1_789_452, 1_355_636_736),
+        ("ffnet_sr_x2", 2_381_580, 1_804_197_888),
+        ("ffnet_sr_test", 5_836, None),
+    ],
+)
+def test_super_resolution_cost(name: str, params: int, macs: int | None) -> None:
+    with torch.device("meta"):
+        model = create_network(name)
+    found = cost(model, (24, 32))
+    assert found.params == params
+    if macs is not None:
+        assert found.macs == macs
+    assert len(list_networks("ffnet_sr*")) == 3
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (9, 23)])
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_super_resolution_of_any_size(scale: int, size: tuple[int, int], in_chans: int) -> None:
+    model = create_network("ffnet_sr_test", scale=scale, in_chans=in_chans).eval()
+    larger = model(images(2, in_chans, *size))
+    assert larger.shape == (2, in_chans, scale * size[0], scale * size[1])
+    assert larger.isfinite().all()
+
+
+def test_super_resolution_gradients_and_precision() -> None:
+    model, x = super_resolution(), images(2, 3, 8, 9)
+    model(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    plain, alone = model(x), torch.cat([model(one[None]) for one in x])
+    torch.testing.assert_close(plain, alone, atol=1e-5, rtol=1e-5)
+    exact = model.double()(x.double())
+    torch.testing.assert_close(plain.double(), exact, atol=1e-3, rtol=1e-3)
+
+
+def test_super_resolution_compiles_to_one_graph() -> None:
+    torch.compiler.reset()
+    model, x = super_resolution(), images(1, 3, 8, 9)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=1e-5)
+
+
+def test_super_resolution_in_onnx_runtime(tmp_path: Path) -> None:
+    model, path = super_resolution(), str(tmp_path / "model.onnx")
+    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x = images(1, 3, 8, 9)
+        torch.onnx.export(model, (x,), path, dynamo=False, input_names=["x"], dynamic_axes=axes)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for shape in ((1, 3, 8, 9), (2, 3, 13, 6)):
+        x = images(*shape)
+        (larger,) = session.run(None, {"x": x.numpy()})
+        np.testing.assert_allclose(larger, model(x).detach().numpy(), atol=2e-4, rtol=2e-4)
+
+
+def test_super_resolution_weights_round_trip(tmp_path: Path) -> None:
+    model, other = super_resolution(), create_network("ffnet_sr_test").eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    load_weights(other, tmp_path / "model.safetensors")
+    x = images(1, 3, 8, 9)
+    assert other(x).equal(model(x))
+    with pytest.raises(UsageError, match="does not fit FFNetSR"):
+        load_state(create_network("ffnet_sr_test", scale=3), model.state_dict(), "x2")

@@ -58,6 +58,23 @@ def test_folder_and_wrapped_training_checkpoint(saved: Path, tmp_path: Path) -> 
     assert load_weights(sinet_test(num_classes=3), tmp_path).tensors == len(state)
 
 
+def test_files_of_basicsr_are_unwrapped(saved: Path, tmp_path: Path) -> None:
+    state = torch.load(saved, weights_only=True)
+    last = {name: value + 1 for name, value in state.items()}
+    for wrapped in ({"params": state}, {"params": last, "params_ema": state}):
+        torch.save(wrapped, tmp_path / "net_g_latest.pth")
+        model = sinet_test(num_classes=3)
+        load_weights(model, tmp_path / "net_g_latest.pth")
+        assert all(model.state_dict()[name].equal(value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("content", [{"params": {"scale": 2}}, {"params": 2}, {"epoch": 3}])
+def test_other_things_than_tensors_are_refused(content: dict[str, object], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(UsageError, match="other things than tensors"):
+        load_weights(sinet_test(), tmp_path / "other.pth")
+
+
 def test_weights_of_another_network_are_refused(saved: Path) -> None:
     with pytest.raises(UsageError, match=r"does not fit.*missing.*not expected.*this very model"):
         load_weights(timm.create_model("minspnet_test"), saved)

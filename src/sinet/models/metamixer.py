@@ -8,7 +8,7 @@ Reported, ImageNet-1K (merged parameters, merged MACs, top-1, distilled): FFNet-
 83.9, 84.5; FFNet-4 79.2 M, 43.1 G at 384 px, 85.3. The training form has about 1% more parameters.
 
 What differs: merging works in the network's own precision (the origin's makes float32 layers). The
-super-resolution network of the paper is `FFNetSR`, which is no classifier and so not registered.
+paper's networks for super-resolution, `FFNetSR`, are built by `sinet.models.create_network`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from sinet.layers import ConvNorm
 from sinet.layers.ffnified_attention import FFNifiedAttention, RepDepthwise
 from sinet.models._base import StagedNet, build, default_cfg
+from sinet.models._networks import register_network
 
 __all__ = ["FFNet", "FFNetSR"]
 
@@ -194,19 +195,31 @@ class SRBlock(nn.Module):
 class FFNetSR(nn.Module):
     """Super-resolution: what the blocks find is added to the image, each pixel repeated.
 
-    The light network for factor 2 has `dim=96, depth=36` and 1.79 M parameters.
-
-    Shape: (B, 3, H, W) -> (B, 3, scale * H, scale * W)
+    Shape: (B, in_chans, H, W) -> (B, in_chans, scale * H, scale * W), values from 0 to 1.
     """
 
     def __init__(
-        self, scale: int = 2, dim: int = 96, depth: int = 36, expansion: float = 2
+        self,
+        scale: int = 2,
+        dim: int = 96,
+        depth: int = 36,
+        expansion: float = 2,
+        in_chans: int = 3,
     ) -> None:
+        """Build the network.
+
+        Args:
+            scale: how many times larger the image becomes.
+            dim: channels.
+            depth: blocks.
+            expansion: width of the channel mixers, in channels.
+            in_chans: image channels.
+        """
         super().__init__()
-        self.scale = scale
-        self.stem = nn.Conv2d(3, dim, 3, 1, 1)
+        self.scale, self.in_chans = scale, in_chans
+        self.stem = nn.Conv2d(in_chans, dim, 3, 1, 1)
         self.body = nn.Sequential(*(SRBlock(dim, expansion) for _ in range(depth)))
-        self.head = nn.Conv2d(dim, 3 * scale**2, 3, 1, 1)
+        self.head = nn.Conv2d(dim, in_chans * scale**2, 3, 1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Image to the larger image."""
@@ -310,3 +323,28 @@ def ffnet_3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def ffnet_4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """79.2 M parameters merged, 43.1 GMACs at 384 px."""
     return _create("ffnet_4", pretrained, **kwargs)
+
+
+_SR_VARIANTS: dict[str, dict[str, Any]] = {
+    "ffnet_sr_test": {"scale": 2, "dim": 16, "depth": 2},
+    "ffnet_sr_light_x2": {"scale": 2, "dim": 96, "depth": 36},
+    "ffnet_sr_x2": {"scale": 2, "dim": 96, "depth": 48},
+}
+
+
+@register_network
+def ffnet_sr_test(**kwargs: Any) -> nn.Module:
+    """For tests: twice as large, 6 k parameters."""
+    return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_test"], **kwargs})
+
+
+@register_network
+def ffnet_sr_light_x2(**kwargs: Any) -> nn.Module:
+    """Twice as large: 36 blocks, 1.79 M parameters."""
+    return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_light_x2"], **kwargs})
+
+
+@register_network
+def ffnet_sr_x2(**kwargs: Any) -> nn.Module:
+    """Twice as large: 48 blocks, 2.38 M parameters."""
+    return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_x2"], **kwargs})

@@ -36,6 +36,8 @@ _CONVERTERS: dict[str, Callable[[StateDict], StateDict]] = {
     "timm.models.inception_resnet_v2": _convert_inceptionv4.convert,
 }
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# what BasicSR wraps weights in, averaged ones first; timm unwraps the other habits
+_WRAPPERS = ("params_ema", "params")
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ def _read_file(path: Path) -> StateDict:
             "holds more than tensors (which could run code and is refused); get it again or save "
             "it as .safetensors"
         ) from error
+    state = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)), state)
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UsageError(f"{path} holds other things than tensors; give a file of weights only")
     return dict(state)
