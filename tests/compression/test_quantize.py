@@ -18,6 +18,7 @@ from sinet.compression.quantize import (
     quantize_best,
     quantize_onnx,
 )
+from sinet.deployment.export import export_network
 from sinet.errors import UsageError
 
 
@@ -111,6 +112,30 @@ def test_excluded_nodes_stay_in_float(
 
     assert float_weights([]) == 0
     assert float_weights(convolutions[:2]) == 2
+
+
+def test_products_of_two_activations_stay_in_float(tmp_path: Path) -> None:
+    """Attention: its projections are quantized, its two products are not."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+            return self.out(((q @ k.transpose(1, 2)).softmax(-1) @ v).mean(1))
+
+    network = export_network(Attention(), 4, 8, tmp_path / "network.onnx")
+    batch = np.random.default_rng(0).standard_normal((8, 8, 4, 4)).astype(np.float32)
+    for method in ("minmax", "nncf"):
+        file = quantize_onnx(network, tmp_path / f"{method}.onnx", [batch], method=method)
+        graph = onnx.load(str(file)).graph
+        quantized = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+        products = [n for n in graph.node if n.op_type in ("MatMul", "Gemm")]
+        of_two = [n for n in products if not quantized & set(n.input)]
+        assert len(products) == 4
+        assert len(of_two) == 2, method
 
 
 def test_the_first_good_enough_method_is_kept(

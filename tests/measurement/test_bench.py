@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from onnx_files import classifier
 
 from sinet.data.dataset import ImageDataset, Split
 from sinet.errors import UsageError
-from sinet.measurement.bench import bench, bench_networks, default_size
+from sinet.measurement.bench import bench, bench_networks, default_size, settled
 from sinet.measurement.cost import cost
 from sinet.measurement.proxy import paired_gain, shortened
 from sinet.models.spec import ModelSpec
@@ -71,3 +73,18 @@ def test_a_gain_is_paired_by_seed() -> None:
     assert mean == pytest.approx(2)
     assert (mean - low, high - mean) == pytest.approx((2 / 3**0.5, 2 / 3**0.5))
     assert paired_gain([80], [79]) == (1, 1, 1)
+
+
+def test_what_is_timed_computes_with_numbers_of_a_usual_size() -> None:
+    network = timm.create_model("test_resnet", num_classes=7).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.zeros_(module.weight)  # as many networks start their last norms
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    ready = settled(network, 64)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        maps = ready.forward_features(images)
+        assert not network.forward_features(images).any()
+    assert 0.1 < maps.std() < 10

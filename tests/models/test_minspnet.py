@@ -59,9 +59,12 @@ def test_fusion_hears_every_late_stage(stage: int) -> None:
     assert gradient.any()
 
 
-@pytest.mark.parametrize("attn", ["se", "eca", "cbam", None, [None, "se", "se", "cbam"]])
-def test_attention_is_optional(attn: str | list[str | None] | None) -> None:
-    assert create("minspnet_test", attn_layer=attn)(images(1)).shape == (1, 10)
+@pytest.mark.parametrize("attn", ["se", "eca", "cbam", ["", "se", "se", "cbam"]])
+def test_attention_can_be_chosen_or_left_out(attn: str | list[str]) -> None:
+    without, with_it = (create("minspnet_test", attn_layer=a) for a in ("", attn))
+    assert with_it(images(1)).shape == (1, 10)
+    counts = [sum(p.numel() for p in model.parameters()) for model in (without, with_it)]
+    assert counts[0] < counts[1]
 
 
 def test_small_images_keep_larger_maps() -> None:

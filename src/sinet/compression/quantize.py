@@ -42,7 +42,8 @@ OPERATORS = ("Conv", "Gemm", "MatMul", "Relu", "Clip")
 
 Measured in ONNX Runtime 1.31 on 2 cores with VNNI, interleaved: Relu and Clip save another 10-25%.
 Add, pooling and reshaping change nothing (within 4%) and cost accuracy (Add ruins LeViT); Mul and
-Hardswish change nothing either.
+Hardswish change nothing either. Products of two activations (attention) stay in float: in INT8,
+ViT-Tiny takes 16.1 ms instead of 14.0 and SiNet-Base 8.8 instead of 8.4 (224 px, interleaved).
 """
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
@@ -133,7 +134,8 @@ def quantize_onnx(
     with tempfile.TemporaryDirectory() as folder:
         prepared = _prepare(Path(fp32), Path(folder))
         if method == "nncf":
-            return quantize_nncf(prepared, Path(out), list(calibration), exclude)
+            kept = {*exclude, *_products(onnx.load(str(prepared)))}
+            return quantize_nncf(prepared, Path(out), list(calibration), kept)
         ranges = _calibrate(prepared, calibration, method)
         return _write(prepared, Path(out), ranges, exclude=exclude)
 
@@ -212,7 +214,8 @@ class _Trials:
         start = time.perf_counter()
         file = self.folder / f"attempt{len(self.files)}.onnx"
         if method == "nncf":
-            quantize_nncf(self.network, file, self.batches, exclude)
+            kept = {*exclude, *_products(onnx.load(str(self.network)))}
+            quantize_nncf(self.network, file, self.batches, kept)
         else:
             if method not in self.ranges:
                 self.ranges[method] = _calibrate(self.network, self.batches, method)
@@ -286,15 +289,16 @@ def _write(
     network: Path, out: Path, ranges: Any, *, exclude: Sequence[str] = (), only: Sequence[str] = ()
 ) -> Path:
     """Write the network with Q/DQ pairs around its layers (around `only` these, if any)."""
+    model = onnx.load(str(network))
     quantizer = QDQQuantizer(
-        onnx.load(str(network)),
+        model,
         per_channel=True,
         reduce_range=needs_reduce_range(),
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=ranges,
         nodes_to_quantize=list(only),
-        nodes_to_exclude=list(exclude),
+        nodes_to_exclude=[*exclude, *_products(model)],
         op_types_to_quantize=list(OPERATORS),
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
@@ -304,13 +308,26 @@ def _write(
     return out
 
 
+def _products(model: onnx.ModelProto) -> list[str]:
+    """Names of the matrix products of two activations."""
+    constant = {tensor.name for tensor in model.graph.initializer}
+    constant |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and constant.isdisjoint(node.input)
+    ]
+
+
 def _layers(network: Path) -> list[tuple[str, ...]]:
     """Nodes to quantize, in order: each layer with the activations behind it, in `_GROUPS` runs."""
     layers: list[tuple[str, ...]] = []
-    for node in onnx.load(str(network)).graph.node:
-        if node.op_type in _LAYERS:
+    model = onnx.load(str(network))
+    products = _products(model)
+    for node in model.graph.node:
+        if node.op_type in _LAYERS and node.name not in products:
             layers.append((node.name,))
-        elif node.op_type in OPERATORS and layers:
+        elif node.op_type in OPERATORS and node.name not in products and layers:
             layers[-1] += (node.name,)
     chunks = np.array_split(np.arange(len(layers)), min(_GROUPS, len(layers)))
     return [sum((layers[i] for i in chunk), ()) for chunk in chunks]

@@ -40,8 +40,10 @@ __all__ = ["Minspnet", "MinspnetMinimal"]
 Act = type[nn.Module]
 
 
-def _attention(attn: str | None, chs: int) -> nn.Module:
+def _attention(attn: str, chs: int) -> nn.Module:
     """One of timm's light attentions, squeezed to 1/16 of the channels but not to nothing."""
+    if not attn:  # not None: timm.create_model passes no option that is None
+        return nn.Identity()
     return create_attn(attn, chs, rd_channels=max(8, chs // 16)) or nn.Identity()
 
 
@@ -52,7 +54,7 @@ class SeparableBlock(nn.Module):
     """
 
     def __init__(
-        self, in_chs: int, out_chs: int, kernel_size: int, stride: int, attn: str | None, act: Act
+        self, in_chs: int, out_chs: int, kernel_size: int, stride: int, attn: str, act: Act
     ) -> None:
         super().__init__()
         self.dw = ConvNorm(in_chs, in_chs, kernel_size, stride, groups=in_chs)
@@ -86,7 +88,7 @@ class Bottleneck(nn.Module):
         kernel_size: int,
         stride: int,
         expansion: float,
-        attn: str | None,
+        attn: str,
         drop_path: float,
         act: Act,
     ) -> None:
@@ -142,7 +144,7 @@ class MinspnetMinimal(StagedNet):
         head_width: int = 256,
         stem_stride: int = 2,
         act_layer: str | Act = "relu",
-        attn_layer: str | None = "se",
+        attn_layer: str = "se",
         drop_rate: float = 0.0,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -157,7 +159,7 @@ class MinspnetMinimal(StagedNet):
             head_width: hidden width of the head.
             stem_stride: 2, or 1 for images of about 64 px and less.
             act_layer: any timm activation.
-            attn_layer: any of timm's light attentions in block A: "se", "eca", "cbam", None.
+            attn_layer: any of timm's light attentions in block A: "se", "eca", "cbam"; "" for none.
             drop_rate: dropout before the classifier.
             num_classes: 0 leaves the classifier out.
             in_chans: image channels.
@@ -175,7 +177,7 @@ class MinspnetMinimal(StagedNet):
         stages = [nn.Sequential(*blocks_a)]
         self._add_info(width, stem_stride)
         for i, out in enumerate(widths_b):
-            stages.append(nn.Sequential(SeparableBlock(width, out, 5, 2, None, act)))
+            stages.append(nn.Sequential(SeparableBlock(width, out, 5, 2, "", act)))
             width = out
             self._add_info(width, stem_stride * 2 ** (i + 1))
         self.stages = nn.Sequential(*stages)
@@ -207,7 +209,7 @@ class Minspnet(StagedNet):
         stem_stride: int = 2,
         strides: Sequence[int] = (2, 2, 2, 2),
         act_layer: str | Act = "relu",
-        attn_layer: str | Sequence[str | None] | None = "se",
+        attn_layer: str | Sequence[str] = "se",
         drop_rate: float = 0.2,
         drop_path_rate: float = 0.0,
         num_classes: int = 1000,
@@ -227,7 +229,8 @@ class Minspnet(StagedNet):
             stem_stride: 2, or 1 for images of about 64 px and less.
             strides: step at each stage's entry.
             act_layer: any timm activation; "relu" quantizes best, "swish" is smoother.
-            attn_layer: any of timm's light attentions: "se", "eca", "cbam", None; or one a stage.
+            attn_layer: any of timm's light attentions: "se", "eca", "cbam"; "" for none; or one
+                a stage.
             drop_rate: dropout before the classifier.
             drop_path_rate: stochastic depth of the last block, rising linearly from zero.
             num_classes: 0 leaves the classifier out.
