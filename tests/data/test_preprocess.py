@@ -13,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from sinet.data import Preprocess, PreprocessModule
+from sinet.data.preprocess import AnyShape
 from sinet.errors import DataError
 
 sides = st.integers(1, 700)
@@ -101,8 +102,33 @@ def test_wrong_shapes_are_named(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "changes", [{"size": 0}, {"channels": 4}, {"crop_pct": 0}, {"crop_pct": 1.2},
-                {"mean": (0.5,)}, {"std": (0.0, 1.0, 1.0)}],
+                {"mean": (0.5,)}, {"std": (0.0, 1.0, 1.0)}, {"multiple": 0}, {"multiple": 2}],
 )  # fmt: skip
 def test_impossible_values_are_refused(changes: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
         Preprocess(**{"size": 8, "channels": 3, "mean": (0.5,) * 3, "std": (1.0,) * 3, **changes})
+
+
+@settings(max_examples=40, deadline=None)
+@given(h=st.integers(1, 70), w=st.integers(1, 70), multiple=st.integers(1, 9))
+def test_none_leaves_the_size_or_repeats_the_edge(h: int, w: int, multiple: int) -> None:
+    preprocess = Preprocess(24, 3, **PLAIN, width=40, fit="none", multiple=multiple)
+    images = torch.randint(0, 256, (2, h, w, 3), dtype=torch.uint8)
+    out = PreprocessModule(preprocess)(images)
+    high, wide = out.shape[2:]
+    assert high % multiple == wide % multiple == 0
+    assert 0 <= high - h < multiple
+    assert 0 <= wide - w < multiple
+    planes = images.permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(out[..., :h, :w], planes, rtol=1e-5, atol=1e-4)
+    assert (out[..., h:, :] == out[..., h - 1 : h, :]).all()
+    assert (out[..., :, w:] == out[..., :, w - 1 : w]).all()
+    assert isinstance(preprocess.shape, AnyShape)
+    assert not isinstance(make(24).shape, AnyShape)
+
+
+def test_none_takes_strips_but_nothing_empty() -> None:
+    preprocess = Preprocess(8, 3, **PLAIN, fit="none")
+    assert preprocess.resized(1, 900) == (1, 900)
+    with pytest.raises(DataError, match="0 x 5"):
+        preprocess.resized(5, 0)

@@ -87,8 +87,12 @@ def test_any_integer_id_comes_back(
 
 def test_every_reader_says_what_it_is() -> None:
     classes = ["CSV", "class folders", "IDX files", "Parquet"]
-    assert [r.FORMAT for r in readers()] == ["archive", "mask folders", *classes]
+    formats = [r.FORMAT for r in readers()]
+    assert formats[-4:] == classes, "content with less, so they come last"
+    assert len(set(formats)) == len(formats)
     assert [r.FORMAT for r in readers("segment")] == ["archive", "mask folders"]
+    assert [r.FORMAT for r in readers("volume")] == ["archive", "decathlon list", "volume folders"]
+    assert [r.FORMAT for r in readers("hyperspectral")] == ["archive", "hyperspectral scenes"]
     assert all(reader.EXPECTS for reader in readers())
 
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sinet.data.preprocess import MAX_ASPECT, Preprocess, PreprocessModule
+from sinet.data.preprocess import MAX_ASPECT, AnyShape, Preprocess, PreprocessModule
 from sinet.deployment import export
 from sinet.deployment.export import OPSET, describe, export_network
 from sinet.deployment.graph import preprocess_graph
@@ -93,6 +93,8 @@ PREPROCESSES = [
     Preprocess(17, 1, (0.3,), (0.2,)),
     Preprocess(24, 3, (0.4,) * 3, (0.2,) * 3, width=40, fit="stretch"),
     Preprocess(16, 1, (0.4,), (0.2,), width=32, fit="pad"),
+    Preprocess(24, 3, (0.4,) * 3, (0.2,) * 3, width=40, fit="none"),
+    Preprocess(24, 1, (0.4,), (0.2,), fit="none", multiple=8),
 ]
 SESSIONS = {
     p: ort.InferenceSession(
@@ -118,6 +120,9 @@ SESSIONS = {
 @example(PREPROCESSES[2], 24, 40, 2, 0)
 @example(PREPROCESSES[3], 1, 100, 1, 0)
 @example(PREPROCESSES[3], 16, 32, 2, 0)
+@example(PREPROCESSES[4], 1, 100, 1, 0)
+@example(PREPROCESSES[5], 16, 33, 2, 0)
+@example(PREPROCESSES[5], 1, 1, 1, 0)
 @settings(max_examples=80, deadline=None)
 def test_preprocessing_in_the_graph_equals_its_twin(
     preprocess: Preprocess, height: int, width: int, count: int, seed: int
@@ -131,6 +136,17 @@ def test_preprocessing_in_the_graph_equals_its_twin(
     # 1e-4 of the range of a pixel; torch's own weights, in single precision, are off by as much.
     tolerance = 1e-4 / min(preprocess.std)
     np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+
+
+def test_height_and_width_can_stay_free(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 12, 3, 1, 1), nn.GELU(), nn.PixelShuffle(2)).eval()
+    file = export_network(network, AnyShape((16, 24)), 3, tmp_path / "net.onnx", ("image",))
+    opened = ort.InferenceSession(str(file))
+    for shape in ((2, 3, 16, 24), (1, 3, 7, 5), (3, 3, 40, 9)):
+        images = torch.rand(shape)
+        found = opened.run(None, {"input": images.numpy()})[0]
+        with torch.inference_mode():
+            np.testing.assert_allclose(found, network(images).numpy(), atol=1e-5)
 
 
 def test_images_of_the_right_size_are_not_interpolated() -> None:

@@ -92,15 +92,18 @@ class TaskTester(ABC):
         assert network.training
         assert all(torch.equal(before[key], value) for key, value in task.state_dict().items())
 
+    def inputs(self, task: ImageTask, indices: list[int]) -> Any:
+        """What `predict` takes of validation samples."""
+        return task.val_source().__getitems__(indices)[0]
+
     def test_one_prediction_an_image(self) -> None:
         task = self.make().eval()
-        images, _ = task.val_source().__getitems__([0, 1, 2])
-        assert len(task.predict(images)) == 3
+        assert len(task.predict(self.inputs(task, [0, 1, 2]))) == 3
 
     def test_what_an_export_needs(self) -> None:
         task = self.make().eval()
         example = task.example_input()
-        assert example.shape == (1, 3, *self.preprocess.shape)
+        assert example.shape == (1, self.preprocess.channels, *self.preprocess.shape)
         outputs = task.network(example)
         found = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
         assert len(found) == len(task.output_names())

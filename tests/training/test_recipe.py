@@ -113,6 +113,6 @@ def test_a_named_recipe_loads_and_says_what_to_expect(name: str) -> None:
 def test_the_promised_recipes_are_there() -> None:
     sizes = [f"sinet_{s}_300e" for s in ("tiny", "small", "base", "large")]
     sizes += [f"minspnet_{s}_300e" for s in ("minimal", "small", "medium", "large")]
-    assert set(sizes) | {"default", "finetune", "fashion_mnist", "cifar10", "segment"} == set(
-        named()
-    )
+    others = {"default", "finetune", "fashion_mnist", "cifar10", "segment", "detect", "superres"}
+    others |= {"digits", "volume", "hyperspectral", "hyperspectral_patch"}
+    assert set(sizes) | others == set(named())

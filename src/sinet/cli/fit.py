@@ -20,7 +20,8 @@ def fit(
         Path | None, typer.Option(help="Choose for the device of this `sinet profile` file.")
     ] = None,
     task: Annotated[
-        str, typer.Option(help="classify or segment; by the look of the data if not given.")
+        str,
+        typer.Option(help="classify, segment, detect, ...; default: by the data."),
     ] = "",
     model: Annotated[
         list[str] | None,

@@ -17,6 +17,7 @@ from sinet.files import write_json
 
 if TYPE_CHECKING:
     from sinet.data.inspection import Inspection
+    from sinet.data.sheet import Painter
 
 
 def inspect(
@@ -25,7 +26,8 @@ def inspect(
         Path | None, typer.Option(help="Write sheet.png and inspection.json into this folder.")
     ] = None,
     task: Annotated[
-        str, typer.Option(help="classify or segment; by the look of the data if not given.")
+        str,
+        typer.Option(help="classify, segment, detect, ...; default: by the data."),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
@@ -45,13 +47,27 @@ def inspect(
         )
     if out is not None:
         write_json(out / "inspection.json", found.to_dict())
-        draw_sheet(found, out / "sheet.png")
+        draw_sheet(found, out / "sheet.png", _painter(found))
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:
         _show(found, out)
     if found.problem:
         raise DataError(f"{path}: {found.problem}")
+
+
+def _painter(found: Inspection) -> Painter | None:
+    """What draws the masks or boxes of a data set onto its pictures."""
+    from sinet.data.preprocess import Preprocess
+    from sinet.tasks.signatures import Described, signature
+
+    if found.task == "classify":
+        return None
+    whole = Preprocess(32, 3, (0.5,) * 3, (0.5,) * 3, fit="stretch")  # has no say in a picture
+    task = signature(Described(found.task, found.classes, found.class_ids, found.multilabel, whole))
+    return lambda split, i, pixels: task.truth_result(split.names[i], task.truth(split, i)).draw(
+        pixels
+    )
 
 
 def _show(found: Inspection, out: Path | None) -> None:

@@ -21,7 +21,11 @@ def predict(
     model: Annotated[Path, typer.Argument(help="model.onnx, or a run or ship folder.")],
     sources: Annotated[list[str], typer.Argument(help="Images, folders and 'globs*'.")],
     out: Annotated[
-        Path | None, typer.Option(help="results.csv or results.json; else a table is shown.")
+        Path | None,
+        typer.Option(
+            help="results.csv or results.json, or a folder for answers that are files (volumes); "
+            "else a table is shown."
+        ),
     ] = None,
     draw: Annotated[
         Path | None, typer.Option(help="Folder for the images with the answers drawn on them.")
@@ -38,35 +42,36 @@ def predict(
     """
     from sinet.deployment.predictor import Predictor
 
-    if out is not None and out.suffix not in (".csv", ".json"):
+    into = out if out is not None and not out.suffix else None
+    if out is not None and into is None and out.suffix not in (".csv", ".json"):
         raise UsageError(f"--out {out} is neither .csv nor .json; choose one of them")
     predictor = Predictor(model, engine, threads)
-    files = list(_expand(sources))
+    files = list(_expand(sources, predictor))
     rows = []
     for result in predictor.predict(files):
         rows += _rows(result, top)
+        if result.error is None and into is not None and result.save(into) is None:
+            raise UsageError(f"this model answers in rows, not files; give --out {into}.csv")
         if draw is not None and result.error is None:
             _draw(predictor, result, draw)
     if out is None:
         _show(rows[:_SHOWN], len(rows))
     else:
-        _save(rows, out)
+        _save(rows, into / "results.csv" if into else out)
     bad = sum(bool(row["error"]) for row in rows)
     typer.echo(
         f"{len(files)} images, {bad} unreadable" + (f"; wrote {out}" if out else ""), err=True
     )
 
 
-def _expand(sources: Iterable[str]) -> Iterator[Path]:
+def _expand(sources: Iterable[str], predictor: Predictor) -> Iterator[Path]:
     """Files as given, images of folders, matches of globs; each in order."""
     import glob
-
-    from sinet.data.image import SUFFIXES
 
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = predictor.signature.input.inside(path)
             if not inside:
                 raise UsageError(f"no images in {path}; give a folder that holds some")
             yield from inside
@@ -89,8 +94,10 @@ def _draw(predictor: Predictor, result: Result, folder: Path) -> None:
     """`folder/NAME.png`: the image with the answer on it."""
     from sinet.files import atomic_path
 
-    with atomic_path(folder / f"{Path(result.source).stem}.png") as temporary:
-        result.draw(predictor.read(result.source)).save(temporary, format="PNG")
+    name = Path(result.source).stem.removesuffix(".nii")
+    with atomic_path(folder / f"{name}.png") as temporary:
+        sample = predictor.read(result.source)
+        result.draw(predictor.signature.input.picture(sample)).save(temporary, format="PNG")
 
 
 def _save(rows: list[dict[str, Any]], out: Path) -> None:

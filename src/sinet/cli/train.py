@@ -17,7 +17,8 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/MODEL.")] = None,
     size: Annotated[int, typer.Option(help="Input size, pixels; 0 = that of the images.")] = 0,
     task: Annotated[
-        str, typer.Option(help="classify or segment; by the look of the data if not given.")
+        str,
+        typer.Option(help="classify, segment, detect, ...; default: by the data."),
     ] = "",
     weights: Annotated[
         str, typer.Option(help="Starting weights: auto (if at hand), none, hub:NAME or a file.")

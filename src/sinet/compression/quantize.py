@@ -336,17 +336,24 @@ def _layers(network: Path) -> list[tuple[str, ...]]:
 def _worst_first(
     network: Path, ranges: Any, batches: Sequence[Images], folder: Path
 ) -> list[tuple[str, ...]]:
-    """Groups of layers by the error of the logits when nothing but the group is quantized."""
+    """Groups of layers by the error of the outputs when nothing but the group is quantized.
+
+    Each output counts on its own scale.
+    """
     images = np.concatenate(list(batches))[:_JUDGING_IMAGES]
-    exact = _logits(network, images)
+    exact = _outputs(network, images)
+    scales = [max(float(np.square(part).mean()), 1e-12) for part in exact]
     errors = {}
     for group in _layers(network):
         file = _write(network, folder / "one.onnx", ranges, only=group)
-        errors[group] = float(np.square(_logits(file, images) - exact).mean())
+        found = _outputs(file, images)
+        errors[group] = sum(
+            float(np.square(a - b).mean()) / scale
+            for a, b, scale in zip(found, exact, scales, strict=True)
+        )
     return sorted(errors, key=lambda group: -errors[group])
 
 
-def _logits(network: Path, images: Images) -> npt.NDArray[np.float32]:
+def _outputs(network: Path, images: Images) -> list[npt.NDArray[np.float32]]:
     session = ort.InferenceSession(str(network), providers=["CPUExecutionProvider"])
-    logits: npt.NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
-    return logits
+    return list(session.run(None, {session.get_inputs()[0].name: images}))

@@ -6,14 +6,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sinet.data.image import ImageError, Pixels, quick_check, read_image
+from sinet.data.image import ImageError, Pixels, opened, quick_check, read_image
 from sinet.data.splitting import stratified
 from sinet.errors import DataError, UsageError
 
@@ -67,7 +67,29 @@ class Split(Sequence[tuple[Pixels, Any]]):
             items = [self.items[i] for i in chosen]
         names = [self.names[i] for i in chosen]
         targets = [self.targets[i] for i in chosen] if self.targets else ()
-        return Split(items, self.labels[chosen], names, self.channels, targets)
+        return replace(self, items=items, labels=self.labels[chosen], names=names, targets=targets)
+
+    def check(self, i: int) -> str | None:
+        """Why sample `i` cannot be read, judged quickly, or None; see `quick_check`."""
+        return None if isinstance(self.items, np.ndarray) else quick_check(self.items[i])
+
+    def content(self, i: int) -> bytes:
+        """The file of sample `i`, or its pixels."""
+        item = self.items[i]
+        if isinstance(item, np.ndarray):
+            return item.tobytes()
+        return item if isinstance(item, bytes) else item.read_bytes()
+
+    def form(self, i: int) -> str:
+        """The pixel format of sample `i`, as Pillow names it."""
+        item = self.items[i]
+        if isinstance(item, np.ndarray):
+            return "L" if item.ndim == 2 or item.shape[-1] == 1 else "RGB"
+        return opened(item).mode
+
+    def found_channels(self) -> int:
+        """1 if every sampled image is grey, else 3."""
+        return 1 if _all_grey(self) else 3
 
     def per_class(self, num_classes: int) -> list[int]:
         """Number of samples of each class."""
@@ -134,7 +156,8 @@ class ImageDataset:
                 digest.update(np.ascontiguousarray(split.items).tobytes())
             else:
                 digest.update(repr([_bytes(item) for item in split.items]).encode())
-            digest.update(repr(list(split.targets)).encode())
+            if split.targets:
+                digest.update(repr(list(split.targets)).encode())
         return digest.hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,12 +220,12 @@ def open_dataset(
     _leave_out_empty_classes(data)
     _check_splits(data)
     _cut_validation(data, val_share, seed)
-    data.channels = 1 if _all_grey(data.train) else 3
+    data.channels = data.train.found_channels()
     for split in data.splits.values():
         split.channels = data.channels
     sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     kind = "labels" if data.multilabel else "classes"
-    colour = "grey" if data.channels == 1 else "colour"
+    colour = {1: "grey", 3: "colour"}.get(data.channels, f"{data.channels} channels")
     data.notes.insert(0, f"{data.format}: {data.num_classes} {kind}, {sizes}, {colour}")
     return data
 
@@ -213,7 +236,7 @@ def _leave_out_unreadable(data: ImageDataset, max_bad_share: float) -> None:
         for key, split in data.splits.items():
             if isinstance(split.items, np.ndarray):
                 continue
-            reasons = list(pool.map(quick_check, split.items, chunksize=64))
+            reasons = list(pool.map(split.check, range(len(split)), chunksize=64))
             data.skipped += [(split.names[i], why) for i, why in enumerate(reasons) if why]
             if any(reasons):
                 data.splits[key] = split.subset(np.array([why is None for why in reasons]))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sinet.data.dataset import ImageDataset, Split, listed, open_dataset
-from sinet.data.image import ImageError, opened
+from sinet.data.image import ImageError
 
 FEW, IMBALANCE, ODD_ASPECT, ODD_SIZE, TINY = 10, 10.0, 4.0, 4.0, 16
 
@@ -164,13 +164,8 @@ def _look_at(key: str, split: Split, i: int) -> _Seen:
     item = split.items[i]
     seen = _Seen(split.names[i], key, split.labels[i].tobytes())
     try:
-        if isinstance(item, np.ndarray):
-            content, pixels = item.tobytes(), item
-            seen.mode = "L" if item.ndim == 2 or item.shape[-1] == 1 else "RGB"
-        else:
-            content = item if isinstance(item, bytes) else item.read_bytes()
-            pixels = split.image(i, 3)
-            seen.mode = opened(content).mode
+        pixels = item if isinstance(item, np.ndarray) else split.image(i, 3)
+        content, seen.mode = split.content(i), split.form(i)
     except ImageError as error:
         seen.reason = error.reason
         return seen

@@ -1,4 +1,4 @@
-"""From pixels of any size to what a network sees: three rules, and their twin in torch.
+"""From pixels of any size to what a network sees: four rules, and their twin in torch.
 
 The exported file holds the same steps as ONNX nodes: Resize (opset 18, linear, half-pixel,
 antialiased), centre crop or padding, scale and shift.
@@ -19,7 +19,13 @@ from sinet.errors import DataError
 
 MAX_ASPECT = 100  # a longer strip would need gigabytes once its short side is enlarged
 GREY = 114.0  # what `pad` fills with, on the 0..255 scale; detectors' custom since YOLOv3
-FITS = ("crop", "stretch", "pad")
+FITS = ("crop", "stretch", "pad", "none")
+
+
+class AnyShape(tuple[int, int]):
+    """Height and width of an example: the network takes images of any others too."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class Preprocess:
     """Bring an image to the network's size and normalise it.
 
     `crop` resizes the short side and cuts the centre; `stretch` resizes both sides, each as it
-    needs; `pad` resizes until the image fits in and fills what is left, below and to the right.
+    needs; `pad` resizes until the image fits in and fills what is left, below and to the right;
+    `none` leaves every image the size that it has.
     """
 
     size: int
@@ -43,20 +50,29 @@ class Preprocess:
     width: int = 0
     """Width of the network's input in pixels; 0 = as its height. Not for `crop`."""
     fit: str = "crop"
-    """`crop`, `stretch` or `pad`."""
+    """`crop`, `stretch`, `pad`, or `none`: then size and width are those of a typical image."""
+    multiple: int = 1
+    """`none`: the sides grow to multiples of this; the edge is repeated below and to the right."""
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels not in (1, 3) or not 0 < self.crop_pct <= 1:
             raise ValueError(f"size >= 1, channels 1 or 3, 0 < crop_pct <= 1 expected: {self}")
         if self.fit not in FITS or (self.fit == "crop" and self.width not in (0, self.size)):
             raise ValueError(f"fit one of {', '.join(FITS)}, square for crop, expected: {self}")
+        if self.multiple < 1 or (self.multiple > 1 and self.fit != "none"):
+            raise ValueError(f"multiple >= 1, and 1 unless fit is none, expected: {self}")
         if len(self.mean) != self.channels or len(self.std) != self.channels or 0 in self.std:
             raise ValueError(f"one mean and one std (not 0) for each channel expected: {self}")
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of the network's input."""
-        return self.size, self.width or self.size
+        """Height and width of the network's input; an `AnyShape` where others do as well."""
+        shape = self.size, self.width or self.size
+        return AnyShape(self.grown(*shape)) if self.fit == "none" else shape
+
+    def grown(self, h: int, w: int) -> tuple[int, int]:
+        """Height and width as the next multiples of `multiple`."""
+        return -(-h // self.multiple) * self.multiple, -(-w // self.multiple) * self.multiple
 
     @property
     def short_side(self) -> int:
@@ -77,6 +93,8 @@ class Preprocess:
         Raises:
             DataError: a side of zero, or a strip more than `MAX_ASPECT` times longer than wide.
         """
+        if self.fit == "none" and min(h, w) > 0:
+            return h, w
         if min(h, w) < 1 or max(h, w) > MAX_ASPECT * min(h, w):
             raise DataError(
                 f"an image of {w} x {h} pixels (width x height) cannot be used: neither side may "
@@ -103,7 +121,7 @@ class Preprocess:
 class PreprocessModule(nn.Module):
     """`Preprocess` in torch, for batches of images of one size.
 
-    Shape: uint8 (N, H, W, C) -> float32 (N, C, *preprocess.shape).
+    Shape: uint8 (N, H, W, C) -> float32 (N, C, *preprocess.shape); with fit "none" any shape.
     """
 
     def __init__(self, preprocess: Preprocess) -> None:
@@ -128,6 +146,9 @@ class PreprocessModule(nn.Module):
         high, wide = self.preprocess.shape
         h, w = self.preprocess.resized(*planes.shape[-2:])
         planes = planes.float()
+        if self.preprocess.fit == "none":
+            high, wide = self.preprocess.grown(h, w)
+            return F.pad(planes, (0, wide - w, 0, high - h), mode="replicate")
         if (h, w) != planes.shape[-2:]:
             planes = F.interpolate(planes, (h, w), mode="bilinear", antialias=True)
         if self.preprocess.fit == "pad":

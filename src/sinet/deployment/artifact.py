@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from torch import nn
 
 from sinet.compression.quantize import quantize_onnx
-from sinet.data import EvalImages, open_dataset
+from sinet.data import open_dataset
 from sinet.deployment.engines._onnx import find_model
 from sinet.deployment.export import assemble, describe, export_network
 from sinet.errors import UsageError, unknown
 from sinet.files import atomic_path
+from sinet.tasks import learner
+from sinet.tasks.signatures import signature
 from sinet.training.trained import Trained, finished
 
 Target = Literal["onnx", "openvino"]
@@ -68,16 +71,18 @@ def _export(run: Path, precision: str, data: str | Path | None, folder: Path) ->
         raise UsageError(f"{run} holds {file.name} but no training, so nothing else can be made")
     trained = Trained.load(run)
     preprocess = trained.preprocess
+    names = signature(trained).raw
     network = export_network(
-        trained.model(), preprocess.size, trained.channels, folder / "network.onnx"
+        trained.model(), preprocess.shape, trained.channels, folder / "network.onnx", names
     )
     if precision == "int8":
         if data is None:
             raise UsageError("INT8 is calibrated on images; give some with --data FOLDER")
-        split = open_dataset(Path(data)).train
+        images = open_dataset(Path(data), task=trained.task)
+        split = images.train
         some = np.unique(np.linspace(0, len(split) - 1, _CALIBRATION_IMAGES).astype(int))
-        images = EvalImages(split.subset(some), preprocess)
-        batches = (batch.numpy() for batch, _ in images.batches(32))
+        task = learner(trained.task)(nn.Identity(), images, trained.recipe, preprocess).eval()
+        batches = task.calibration(split.subset(some))
         network = quantize_onnx(network, folder / "int8.onnx", batches)
     facts = describe(trained, precision=precision)
     return assemble(network, preprocess, facts, folder / "model.onnx")

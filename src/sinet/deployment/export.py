@@ -25,7 +25,7 @@ from onnx import compose, helper
 from torch import nn
 
 from sinet.compression.fuse import fuse
-from sinet.data.preprocess import Preprocess
+from sinet.data.preprocess import AnyShape, Preprocess
 from sinet.deployment.graph import append_tail, preprocess_graph
 from sinet.deployment.metadata import Metadata
 from sinet.errors import SinetError
@@ -41,7 +41,7 @@ log = logging.getLogger("sinet.deployment.export")
 
 def export_network(
     model: nn.Module,
-    size: int | tuple[int, int],
+    size: int | tuple[int, ...],
     channels: int,
     path: str | Path,
     names: Sequence[str] = ("logits",),
@@ -53,8 +53,9 @@ def export_network(
 
     Args:
         model: any network; it is copied, set to eval mode and re-parameterized.
-        size: height and width of the input, or one number for both, pixels.
-        channels: 1 or 3.
+        size: height and width of the input (or three sides), or one number for both, pixels; an
+            `AnyShape` leaves both free, as the network must.
+        channels: of the input.
         path: where to write.
         names: of the network's outputs.
 
@@ -62,15 +63,21 @@ def export_network(
         SinetError: neither exporter knows one of the network's operations.
     """
     network = fuse(model)
-    height, width = (size, size) if isinstance(size, int) else size
-    example = torch.zeros(2, channels, height, width)
+    sides = (size, size) if isinstance(size, int) else size
+    example = torch.zeros(2, channels, *sides)
+    free = _free(("input", *names)) if isinstance(size, AnyShape) else {}
     with atomic_path(path) as temporary, _quietly():
         try:
-            _export_script(network, (example,), temporary, ("input",), names)
+            _export_script(network, (example,), temporary, ("input",), names, free)
         except Exception as error:
             log.info("TorchScript export failed (%s); trying torch.export", type(error).__name__)
-            _export_dynamo(network, example, temporary, names)
+            _export_dynamo(network, example, temporary, names, bool(free))
     return Path(path)
+
+
+def _free(names: Sequence[str]) -> dict[str, dict[int, str]]:
+    """Batch, height and width of each of these tensors (N, C, H, W) may be any number."""
+    return {name: {0: "batch", 2: f"{name}_high", 3: f"{name}_wide"} for name in names}
 
 
 def _export_script(
@@ -94,8 +101,9 @@ def _export_script(
 
 
 def _export_dynamo(
-    network: nn.Module, example: torch.Tensor, path: Path, names: Sequence[str]
+    network: nn.Module, example: torch.Tensor, path: Path, names: Sequence[str], free: bool
 ) -> None:
+    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if free else {}
     try:
         torch.onnx.export(
             network,
@@ -103,7 +111,7 @@ def _export_dynamo(
             str(path),
             input_names=["input"],
             output_names=list(names),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({0: torch.export.Dim("batch"), **sides},),
             opset_version=OPSET,
             external_data=False,
             dynamo=True,
@@ -144,12 +152,9 @@ def assemble(
         out: the file to write: `images` uint8 (N, H, W, C), any H and W, -> the raw outputs of the
             task's signature, then those of its tail (`logits` and `probabilities` for classes).
     """
-    body = onnx.load(str(network))
-    opset = next(entry.version for entry in body.opset_import if entry.domain in ("", "ai.onnx"))
-    front = preprocess_graph(preprocess, output="pixels", opset=opset, ir_version=body.ir_version)
-    front = compose.add_prefix(front, "preprocess/", rename_inputs=False, rename_outputs=False)
-    joined = compose.merge_models(front, body, io_map=[("pixels", "input")], name="sinet")
-    append_tail(joined, _export_tail(body, signature(metadata), preprocess.channels))
+    body, task = onnx.load(str(network)), signature(metadata)
+    joined = _behind_front(body, preprocess) if task.input.in_graph else _renamed(body)
+    append_tail(joined, _export_tail(body, task, preprocess))
     joined.producer_name, joined.producer_version = "sinet", metadata.version
     helper.set_model_props(joined, metadata.to_props())
     onnx.checker.check_model(joined, full_check=True)
@@ -158,12 +163,34 @@ def assemble(
     return Path(out)
 
 
-def _export_tail(body: onnx.ModelProto, task: Signature, channels: int) -> onnx.ModelProto:
+def _behind_front(body: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+    opset = next(entry.version for entry in body.opset_import if entry.domain in ("", "ai.onnx"))
+    front = preprocess_graph(preprocess, output="pixels", opset=opset, ir_version=body.ir_version)
+    front = compose.add_prefix(front, "preprocess/", rename_inputs=False)
+    ready = [("preprocess/pixels", "input")]
+    return compose.merge_models(front, body, io_map=ready, name="sinet")
+
+
+def _renamed(body: onnx.ModelProto) -> onnx.ModelProto:
+    """The network alone, its input called as that of every file."""
+    model = onnx.ModelProto()
+    model.CopyFrom(body)
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == "input":
+                node.input[place] = "images"
+    model.graph.input[0].name = "images"
+    model.graph.name = "sinet"
+    return model
+
+
+def _export_tail(body: onnx.ModelProto, task: Signature, preprocess: Preprocess) -> onnx.ModelProto:
     """The task's tail as a graph of its own, from `images` and the network's outputs."""
-    count = 2 if task.batched else 1
-    raw = _examples(body, task.raw, count)
-    images = torch.zeros(count, 48, 64, channels, dtype=torch.uint8)
-    free = {"images": {0: "batch", 1: "height", 2: "width"}}
+    count, any_size = 2 if task.batched else 1, preprocess.fit == "none"
+    raw = _examples(body, task.raw, count, preprocess.shape)
+    images = task.input.blank(count)
+    free = _free(task.raw) if any_size else {}
+    free["images"] = {0: "batch", **task.input.free}
     with tempfile.TemporaryDirectory() as folder, _quietly():
         path = Path(folder) / "tail.onnx"
         inputs = ("images", *task.raw)
@@ -171,17 +198,19 @@ def _export_tail(body: onnx.ModelProto, task: Signature, channels: int) -> onnx.
         return onnx.load(str(path))
 
 
-def _examples(body: onnx.ModelProto, names: Sequence[str], count: int) -> list[torch.Tensor]:
-    """Tensors of the shapes that the network's outputs have."""
+def _examples(
+    body: onnx.ModelProto, names: Sequence[str], count: int, sides: tuple[int, ...]
+) -> list[torch.Tensor]:
+    """Tensors of the shapes that the network's outputs have, for an input with these sides."""
     known = {
         entry.name: [count, *(axis.dim_value for axis in entry.type.tensor_type.shape.dim[1:])]
         for entry in body.graph.output
     }
     if all(0 not in known[name] for name in names):
         return [torch.zeros(known[name]) for name in names]
-    # The exporter lost track of the sizes: run the network once to learn them.
+    # The exporter lost track of the sizes, or they are free: run the network once to learn them.
     entry = body.graph.input[0]
-    shape = [count, *(axis.dim_value for axis in entry.type.tensor_type.shape.dim[1:])]
+    shape = [count, entry.type.tensor_type.shape.dim[1].dim_value, *sides]
     running = ort.InferenceSession(body.SerializeToString(), providers=["CPUExecutionProvider"])
     found = running.run(list(names), {entry.name: np.zeros(shape, np.float32)})
     return [torch.from_numpy(np.asarray(output)) for output in found]
@@ -191,7 +220,8 @@ def describe(trained: Trained, **changes: Any) -> Metadata:
     """The metadata of a training's result; `changes` such as `precision="int8"` override."""
     spec = trained.spec
     # What was learned from published weights is under their licence; the rest is its owner's.
-    published = timm.get_pretrained_cfg(spec.backbone).license if spec.weights else None
+    cfg = timm.get_pretrained_cfg(spec.backbone) if timm.is_model(spec.backbone) else None
+    published = cfg.license if cfg and spec.weights else None
     facts = Metadata(
         classes=trained.classes,
         class_ids=trained.class_ids,

@@ -13,12 +13,13 @@ from sinet.data.preprocess import GREY, Preprocess
 _PREPROCESS = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
 preprocess (uint8[batch, height, width, {channels}] images)
-    => (float[batch, {channels}, {high}, {wide}] {output})
+    => (float[batch, {channels}, {sides}] {output})
 <
   double short_side = {{{short_side}}},
   double half = {{0.5}},
   int64 least = {{{least}}},
   int64 two = {{2}},
+  int64 multiple = {{{multiple}}},
   int64[2] spatial = {{2, 3}},
   int64[2] start = {{0, 0}},
   int64[2] box = {{{high}, {wide}}},
@@ -32,7 +33,7 @@ preprocess (uint8[batch, height, width, {channels}] images)
   planes = Transpose <perm = [0, 3, 1, 2]> (images)
   values = Cast <to = 1> (planes)
   {fit}
-  fixed = Reshape (cut, box_shape)  # costs nothing and tells engines that the size is fixed
+  fixed = {fixed}
 
   scaled_pixels = Mul (fixed, scale)
   {output} = Add (scaled_pixels, shift)
@@ -71,7 +72,17 @@ _FIT = {
   spare = Sub (box, target)
   pads = Concat <axis = 0> (start, spare)
   cut = Pad (resized, pads, grey, spatial)""",
+    "none": "cut = Identity (values)",
 }
+# For `none` with multiples: how much is missing is -side modulo the multiple.
+_GROWN = """
+  shape = Shape <start = 1, end = 3> (images)
+  short = Neg (shape)
+  spare = Mod (short, multiple)
+  pads = Concat <axis = 0> (start, spare)
+  cut = Pad <mode = "edge"> (values, pads, , spatial)"""
+# Costs nothing and tells engines that the size is fixed.
+_FIXED, _FREE = "Reshape (cut, box_shape)", "Identity (cut)"
 
 
 def preprocess_graph(
@@ -79,12 +90,15 @@ def preprocess_graph(
 ) -> onnx.ModelProto:
     """`images` uint8 (N, H, W, C) of any size -> `output` float32 (N, C, *preprocess.shape).
 
+    With fit "none" the output has any size too.
+
     `exclude_outside` makes ONNX renormalise the antialiasing filter at the border, as Pillow and
     torch do; without it, pixels differ by up to 13 of 255. An image that already has the network's
     size is merely copied by Resize and Slice (0.05 ms at 224 px), so no branch around them.
     """
     divisors = [255.0 * std for std in preprocess.std]
     high, wide = preprocess.shape
+    free = preprocess.fit == "none"
     return parser.parse_model(
         _PREPROCESS.format(
             ir_version=ir_version,
@@ -92,8 +106,11 @@ def preprocess_graph(
             channels=preprocess.channels,
             high=high,
             wide=wide,
+            sides="high, wide" if free else f"{high}, {wide}",
             output=output,
-            fit=_FIT[preprocess.fit],
+            fit=_GROWN if preprocess.multiple > 1 else _FIT[preprocess.fit],
+            fixed=_FREE if free else _FIXED,
+            multiple=preprocess.multiple,
             grey=GREY,
             least=preprocess.least,
             short_side=float(preprocess.short_side),

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from sinet import __version__
+from sinet.data.inputs import preprocess_from
 from sinet.data.preprocess import Preprocess
 from sinet.errors import UsageError
 
@@ -72,7 +73,7 @@ class Metadata:
         """The inverse of `to_dict`; fields of a later version are passed over."""
         known = {entry.name for entry in fields(cls)}
         plain = {name: value for name, value in values.items() if name in known}
-        return cls(**{**plain, "preprocess": Preprocess.from_dict(plain["preprocess"])})
+        return cls(**{**plain, "preprocess": preprocess_from(plain["preprocess"])})
 
     def to_props(self) -> dict[str, str]:
         """One string a field, as ONNX and OpenVINO files store them."""

@@ -6,18 +6,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
-from sinet.data.image import ImageError, Pixels, read_image
+from sinet.data.image import ImageError
 from sinet.deployment.engines import open_engine
 from sinet.deployment.metadata import Metadata
 from sinet.errors import DataError
 from sinet.tasks.signatures import Result, signature
 
 Source: TypeAlias = "str | Path | bytes | npt.NDArray[Any] | Image.Image"
-"""A file, the bytes of one, pixels (H, W[, C]), or an open picture."""
+"""A file, the bytes of one, pixels (H, W[, C]), or an open picture; else what the task reads."""
 
 
 class Predictor:
@@ -51,26 +50,19 @@ class Predictor:
         self.metadata: Metadata = self.engine.metadata
         self.signature = signature(self.metadata)
 
-    def run(self, images: Pixels, raw: bool = False) -> dict[str, npt.NDArray[Any]]:
+    def run(self, images: Any, raw: bool = False) -> dict[str, npt.NDArray[Any]]:
         """The outputs of the task by name (`probabilities` for classes), batch first.
 
         Args:
-            images: uint8 (N, H, W, C).
+            images: uint8 (N, H, W, C); for other inputs what `signature.input.stack` gives.
             raw: those of the network too (`logits`).
 
         Raises:
             DataError: another shape or type, or images too narrow to be resized.
         """
-        channels = self.metadata.preprocess.channels
-        images = np.asarray(images)
-        if images.ndim != 4 or images.shape[3] != channels or images.dtype != np.uint8:
-            raise DataError(
-                f"images of shape {images.shape} and type {images.dtype} given; this model takes "
-                f"uint8 of shape (N, H, W, {channels}); `predict` reads files into that"
-            )
-        self.metadata.preprocess.resized(*images.shape[1:3])  # refuses strips
-        names = (*self.signature.raw, *self.signature.names) if raw else self.signature.names
-        return self.engine.run(np.ascontiguousarray(images), names)
+        task = self.signature
+        names = (*task.raw, *task.names) if raw else task.names
+        return task.through(self.engine.run, task.input.checked(images), names)
 
     def predict(self, sources: Iterable[Source], batch: int = 1) -> Iterator[Result]:
         """Read images and say what is in them, in order; what cannot be read is said and passed.
@@ -81,7 +73,7 @@ class Predictor:
                 on a CPU nothing else is faster by much.
         """
         batch = batch if self.signature.batched else 1
-        waiting: list[tuple[str, Pixels]] = []
+        waiting: list[tuple[str, Any]] = []
         for index, source in enumerate(sources):
             name = str(source) if isinstance(source, str | Path) else f"#{index}"
             try:
@@ -98,30 +90,19 @@ class Predictor:
                 yield from self._flush(waiting)
         yield from self._flush(waiting)
 
-    def read(self, source: Source) -> Pixels:
-        """The pixels that the model sees, uint8 (H, W, C).
+    def read(self, source: Source) -> Any:
+        """What the model sees: for pictures uint8 (H, W, C).
 
         Raises:
             DataError: it cannot be read, or is too narrow to be resized.
         """
-        preprocess = self.metadata.preprocess
-        if isinstance(source, Image.Image):
-            source = _pixels(source)
-        image = read_image(source, preprocess.channels)
-        preprocess.resized(*image.shape[:2])
-        return image
+        return self.signature.input.read(source)
 
-    def _flush(self, waiting: list[tuple[str, Pixels]]) -> Iterator[Result]:
+    def _flush(self, waiting: list[tuple[str, Any]]) -> Iterator[Result]:
         if not waiting:
             return
-        outputs = self.run(np.stack([image for _, image in waiting]))
+        outputs = self.run(self.signature.input.stack([image for _, image in waiting]))
         names = [name for name, _ in waiting]
         waiting.clear()
         for i, name in enumerate(names):
             yield self.signature.result(name, {key: value[i] for key, value in outputs.items()})
-
-
-def _pixels(image: Image.Image) -> npt.NDArray[Any]:
-    """An open picture as the array that `read_image` understands."""
-    upright = ImageOps.exif_transpose(image)
-    return np.asarray(upright if upright.mode.startswith("I") else upright.convert("RGBA"))

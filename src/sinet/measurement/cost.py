@@ -53,7 +53,7 @@ def _counting(model: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def cost(model: nn.Module, size: int | tuple[int, int], in_chans: int = 3) -> Cost:
+def cost(model: nn.Module, size: int | tuple[int, ...], in_chans: int = 3) -> Cost:
     """Count on the meta device: shapes only, so a large network takes a tenth of a second.
 
     `torch.utils.flop_counter` counts 2 FLOPs a multiply-add, grouped and depthwise convolutions by
@@ -61,14 +61,14 @@ def cost(model: nn.Module, size: int | tuple[int, int], in_chans: int = 3) -> Co
 
     Args:
         model: any network that maps (1, in_chans, H, W) to logits; it is not changed.
-        size: input height and width, or one number for both, pixels.
+        size: input height and width (or three sides), or one number for both, pixels.
         in_chans: input channels.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    sides = (size, size) if isinstance(size, int) else size
     params = sum(p.numel() for p in model.parameters())
     stored = [*model.parameters(), *model.buffers()]
     twin = _on_meta(model)
-    image = torch.empty(1, in_chans, height, width, device="meta")
+    image = torch.empty(1, in_chans, *sides, device="meta")
     with torch.no_grad(), _counting(twin) as written, FlopCounterMode(display=False) as flops:
         twin(image)
     return Cost(

@@ -71,8 +71,7 @@ def evaluate_file(
     scorer, unreadable = task.scorer(), []
     for i in range(len(chosen)):
         try:
-            image = chosen.image(i, facts.preprocess.channels)
-            outputs = predictor.run(image[None])
+            outputs = predictor.run(task.input.stack([task.input.load(chosen, i)]))
             scorer.update(outputs, [task.truth(chosen, i, order)])
         except ImageError as error:
             unreadable.append((chosen.names[i], error.reason))

@@ -178,7 +178,7 @@ def compare(
 
 def compare_files(
     files: Mapping[str, str | Path],
-    image: npt.NDArray[np.uint8],
+    image: npt.NDArray[Any],
     *,
     threads: int | None = None,
     spinning: bool = True,
@@ -192,8 +192,8 @@ def compare_files(
     neighbour to steal from.
 
     Args:
-        files: name -> path of an assembled file ("images" uint8 (N, H, W, C) in).
-        image: one batch (N, H, W, C).
+        files: name -> path of an assembled file ("images" in).
+        image: one batch as the files take it, for pictures uint8 (N, H, W, C).
         threads: intra-operator threads, `default_threads()` if None.
         spinning: as the user's session is set; ONNX Runtime spins by default.
         seconds: time to spend in all.
@@ -214,7 +214,7 @@ def compare_files(
 
 def _block(
     opened: ort.InferenceSession,
-    image: npt.NDArray[np.uint8],
+    image: npt.NDArray[Any],
     seconds: float,
     outputs: Sequence[str] | None,
 ) -> list[float]:
@@ -240,9 +240,11 @@ path, threads, *shape = sys.argv[1:]
 options = ort.SessionOptions()
 options.intra_op_num_threads = int(threads)
 session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-image = numpy.zeros([int(s) for s in shape], numpy.uint8)
+entry = session.get_inputs()[0]
+kind = {"tensor(uint8)": "uint8", "tensor(int64)": "int64"}.get(entry.type, "float32")
+image = numpy.zeros([int(s) for s in shape], kind)
 for _ in range(3):
-    session.run(None, {session.get_inputs()[0].name: image})
+    session.run(None, {entry.name: image})
 try:
     lines = open("/proc/self/status").read().splitlines()
     print(next(int(l.split()[1]) for l in lines if l.startswith("VmHWM")) / 1024)
@@ -253,14 +255,12 @@ except OSError:
 """
 
 
-def peak_memory_mb(
-    file: str | Path, shape: tuple[int, int, int, int], threads: int | None = None
-) -> float:
+def peak_memory_mb(file: str | Path, shape: tuple[int, ...], threads: int | None = None) -> float:
     """Peak resident memory, MB, of a process that has only onnxruntime, numpy and this file.
 
     Args:
-        file: an assembled file ("images" uint8 in).
-        shape: of the image batch, (N, H, W, C).
+        file: an assembled file ("images" in).
+        shape: of the batch, for pictures (N, H, W, C).
         threads: intra-operator threads, `default_threads()` if None.
 
     Raises:

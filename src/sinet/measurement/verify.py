@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 import torch
 from torch import nn
 
 from sinet.data.dataset import Split
-from sinet.data.preprocess import PreprocessModule
+from sinet.data.inputs import Input
 from sinet.errors import DataError, GateError
 from sinet.measurement.latency import (
     Latency,
@@ -140,11 +142,11 @@ def verify(
     """
     threads = threads or default_threads()
     paths = {name: Path(path) for name, path in files.items() if path is not None}
-    task, channels = signature(facts), facts.preprocess.channels
-    chain = _Chain(task, network.eval(), PreprocessModule(facts.preprocess), paths, threads)
+    task = signature(facts)
+    chain = _Chain(task, network.eval(), paths, threads)
     used: list[int] = []
-    for indices, images in _batches(split, channels, 64 if task.batched else 1):
-        chain.run(images, [task.truth(split, i) for i in indices])
+    for indices, samples in _batches(split, task.input, 64 if task.batched else 1):
+        chain.run(samples, [task.truth(split, i) for i in indices])
         used += indices
         if progress is not None:
             progress(indices[-1] + 1, len(split))
@@ -156,7 +158,7 @@ def verify(
             f"{paths['fp32']} differs from the trained model by {gaps['fp32']:.2g} (allowed: "
             f"{FP32_TOLERANCE:g}); nothing ships. Export again; if it stays, choose another model"
         )
-    image = split.image(used[0], channels)[None]
+    image = task.input.feed(task.input.load(split, used[0]))
     latency = compare_files(
         paths, image, threads=threads, spinning=spinning, seconds=seconds, outputs=task.names
     )
@@ -188,31 +190,34 @@ class _Chain:
         self,
         task: Signature,
         network: nn.Module,
-        front: nn.Module,
         paths: Mapping[str, Path],
         threads: int,
     ) -> None:
-        self.task, self.eager = task, task.eager(network, front)
+        self.task, self.eager = task, task.eager(network, task.input.front())
         self.opened = {name: session(path, threads) for name, path in paths.items()}
         self.scorers = {name: task.scorer() for name in ("eager", *paths)}
         self._worst = dict.fromkeys(self.scorers, 0.0)
         self._squares, self._count = 0.0, 0
 
-    def run(self, images: npt.NDArray[np.uint8], truths: Sequence[Any]) -> None:
-        """All links on one batch, (N, H, W, C)."""
-        with torch.inference_mode():
-            eager = {k: v.numpy() for k, v in self.eager(torch.from_numpy(images)).items()}
+    def run(self, samples: Any, truths: Sequence[Any]) -> None:
+        """All links on one batch of samples, as `Input.stack` gives it."""
+        names = [*self.task.raw, *self.task.names]
+        eager = self.task.through(self._eagerly, samples, names)
         self.scorers["eager"].update(eager, truths)
         for part in self.task.raw:
             self._squares += float(np.square(eager[part], dtype=np.float64).sum())
             self._count += eager[part].size
-        names = [*self.task.raw, *self.task.names]
         for name, opened in self.opened.items():
-            found = dict(zip(names, opened.run(names, {"images": images}), strict=True))
+            found = self.task.through(partial(_asked, opened), samples, names)
             self.scorers[name].update(found, truths)
             gaps = [np.abs(found[part] - eager[part]).max() for part in self.task.raw]
             # numpy's maximum keeps a NaN, which must stop everything
             self._worst[name] = float(np.max([self._worst[name], *gaps]))
+
+    def _eagerly(self, images: Array, names: Sequence[str]) -> dict[str, Array]:
+        with torch.inference_mode():
+            found = self.eager(torch.from_numpy(images))
+        return {name: found[name].numpy() for name in names}
 
     def gaps(self) -> dict[str, float]:
         """Largest difference of each link to eager, on the scale of outputs of size 1."""
@@ -248,29 +253,30 @@ def decide(rows: Mapping[str, Row], max_drop: float, task: Signature) -> tuple[s
     return "int8", f"INT8 ships: {facts}, {gain:.2f} times as fast"
 
 
-def _batches(
-    split: Split, channels: int, limit: int
-) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
-    """Neighbouring images of one shape as (indices, (N, H, W, C)); unreadable ones left out."""
+def _asked(opened: ort.InferenceSession, images: Array, names: Sequence[str]) -> dict[str, Array]:
+    return dict(zip(names, opened.run(names, {"images": images}), strict=True))
+
+
+def _batches(split: Split, reader: Input, limit: int) -> Iterator[tuple[list[int], Any]]:
+    """Neighbouring samples of one shape as (indices, stack); unreadable ones left out."""
     indices: list[int] = []
-    images: list[npt.NDArray[np.uint8]] = []
+    images: list[Any] = []
     for i in range(len(split)):
         try:
-            image = split.image(i, channels)
+            image = reader.load(split, i)
         except DataError:  # damage in the middle of a file is only found when it is decoded
             continue
         if images and (len(images) == limit or image.shape != images[0].shape):
-            yield indices, np.stack(images)
+            yield indices, reader.stack(images)
             indices, images = [], []
         indices.append(i)
         images.append(image)
     if images:
-        yield indices, np.stack(images)
+        yield indices, reader.stack(images)
 
 
 def _with_file(row: Row, path: Path, latency: Latency, shape: tuple[int, ...], threads: int) -> Row:
-    n, h, w, c = shape
-    memory = peak_memory_mb(path, (n, h, w, c), threads)
+    memory = peak_memory_mb(path, shape, threads)
     values = asdict(row) | {
         "latency": latency,
         "file_mb": path.stat().st_size / 1e6,

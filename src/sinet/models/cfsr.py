@@ -299,24 +299,24 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @register_network
-def cfsr_test(**kwargs: Any) -> nn.Module:
+def cfsr_test(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """For tests: twice as large, 16 k parameters."""
     return CFSR(**{**_VARIANTS["cfsr_test"], **kwargs})
 
 
 @register_network
-def cfsr_x2(**kwargs: Any) -> nn.Module:
+def cfsr_x2(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Twice as large: 291 k parameters merged."""
     return CFSR(**{**_VARIANTS["cfsr_x2"], **kwargs})
 
 
 @register_network
-def cfsr_x3(**kwargs: Any) -> nn.Module:
+def cfsr_x3(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Three times as large: 298 k parameters merged."""
     return CFSR(**{**_VARIANTS["cfsr_x3"], **kwargs})
 
 
 @register_network
-def cfsr_x4(**kwargs: Any) -> nn.Module:
+def cfsr_x4(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Four times as large: 307 k parameters merged."""
     return CFSR(**{**_VARIANTS["cfsr_x4"], **kwargs})

@@ -333,18 +333,18 @@ _SR_VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @register_network
-def ffnet_sr_test(**kwargs: Any) -> nn.Module:
+def ffnet_sr_test(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """For tests: twice as large, 6 k parameters."""
     return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_test"], **kwargs})
 
 
 @register_network
-def ffnet_sr_light_x2(**kwargs: Any) -> nn.Module:
+def ffnet_sr_light_x2(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Twice as large: 36 blocks, 1.79 M parameters."""
     return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_light_x2"], **kwargs})
 
 
 @register_network
-def ffnet_sr_x2(**kwargs: Any) -> nn.Module:
+def ffnet_sr_x2(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Twice as large: 48 blocks, 2.38 M parameters."""
     return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_x2"], **kwargs})

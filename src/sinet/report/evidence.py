@@ -84,8 +84,10 @@ def save_evidence(run: Path, task: Signature, split: Split, verdict: Verdict, fi
 
 def side_by_side(task: Signature, predictor: Predictor, split: Split, i: int) -> Image.Image:
     """Truth on the left, answer on the right."""
-    image = split.image(i, task.facts.preprocess.channels)
-    outputs = {name: value[0] for name, value in predictor.run(image[None]).items()}
+    sample = task.input.load(split, i)
+    found = predictor.run(task.input.stack([sample]))
+    outputs = {name: value[0] for name, value in found.items()}
+    image = task.input.picture(sample)
     truth = task.truth_result(split.names[i], task.truth(split, i)).draw(image)
     answer = task.result(split.names[i], outputs).draw(image)
     high = min(HEIGHT, truth.height) if truth.height > 96 else 96

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from sinet.data import ImageDataset
 from sinet.data.inspection import inspect_dataset
 from sinet.data.sheet import draw_sheet
@@ -21,7 +19,6 @@ from sinet.search.specs import hub_reachable, task_specs
 from sinet.tasks import learner
 from sinet.tasks.base import described
 from sinet.tasks.signatures import signature
-from sinet.training.inputs import pixel_stats
 from sinet.training.loop import step_seconds, train
 from sinet.training.trained import Trained
 
@@ -49,14 +46,6 @@ def inspect(run: Run) -> ImageDataset:
     return data
 
 
-def typical_size(data: ImageDataset, sample: int = 64) -> tuple[int, int]:
-    """Median (height, width) of a sample of the images, evenly spaced."""
-    chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
-    shapes = [data.val.image(int(i)).shape[:2] for i in chosen]
-    height, width = np.median(np.array(shapes), axis=0).astype(int)
-    return int(height), int(width)
-
-
 def time_models(run: Run, data: ImageDataset) -> list[Candidate]:
     """Step 2: what would each network cost, on this machine or on the profile's."""
     config, path = run.config, run.folder / "candidates.json"
@@ -80,17 +69,17 @@ def time_models(run: Run, data: ImageDataset) -> list[Candidate]:
 
 def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
     config = run.config
-    height, width = typical_size(data)
     task = learner(data.task)
+    sides = task.typical(data)
     specs = task_specs(
         task,
         data,
         config.models,
-        min(height, width),
+        min(sides),
         folder=Path(config.weights) if config.weights else None,
         hub=hub_reachable(),
     )
-    fitted = partial(task.preprocessing, data=data, stats=pixel_stats(data))
+    fitted = partial(task.preprocessing, data=data, stats=task.stats(data))
     profile = DeviceProfile.load(config.profile) if config.profile else None
     for note in profile.notes() if profile else ():
         run.say("warning", note)
@@ -98,7 +87,7 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
         return time_candidates(
             specs,
             config.limits,
-            image_hw=(height, width),
+            image_hw=sides,
             channels=data.channels,
             num_classes=data.num_classes,
             task=task.name,
@@ -113,14 +102,15 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
 def train_best(run: Run, data: ImageDataset, candidates: list[Candidate]) -> Trained:
     """Step 3: spend the minutes by successive halving; the winner gets most of them."""
     task = learner(data.task)
-    preprocess = partial(task.preprocessing, data=data, stats=pixel_stats(data))
+    preprocess = partial(task.preprocessing, data=data, stats=task.stats(data))
     judged = signature(described(data, preprocess(candidates[0].spec)))
 
     def epoch_seconds(candidate: Candidate) -> float:
         recipe = run.config.recipe_for(candidate.spec, task.recipe_name(candidate.spec))
         spec = candidate.spec
         step = step_seconds(spec, data, recipe, preprocess(spec), task=task)
-        return step * max(1, len(data.train) // min(recipe.batch_size, len(data.train)))
+        samples = task.epoch_samples(data, spec)
+        return step * max(1, samples // min(recipe.batch_size, samples))
 
     def trainer(job: Job) -> Trained:
         spec = job.candidate.spec

@@ -72,13 +72,12 @@ def _quantize(
     task = learner(trained.task)(nn.Identity(), data, trained.recipe, trained.preprocess).eval()
     seen = eval_batches(task.val_source(), 32)
     some = np.unique(np.linspace(0, len(data.train) - 1, CALIBRATION_IMAGES).astype(int))
-    calibration = eval_batches(task.val_source(data.train.subset(some)), 32)
     threads = run.config.threads or None
 
     def score(file: Path) -> float:
         return evaluate(task, OnnxNetwork(session(file, threads)), seen)[task.signature.metric]
 
-    batches = [images.numpy() for images, *_ in calibration]
+    batches = list(task.calibration(data.train.subset(some)))
     drop = run.config.max_drop / task.signature.scale * 100  # `quantize_best` counts per cent
     return quantize_best(network, out, batches, score, score(network), drop)
 
@@ -100,7 +99,8 @@ class OnnxNetwork(nn.Module):
 def hand_over(run: Run, data: ImageDataset, trained: Trained, file: Path, verdict: Verdict) -> None:
     """Step 7: the file that ships, what it needs, and what the report shows of it."""
     save_evidence(run.folder, signature(trained), data.test, verdict, file)
-    image = data.test.image(0, trained.channels)[None]
+    reader = signature(trained).input
+    image = reader.feed(reader.load(data.test, 0))
     layers = layer_times(file, image, machine(), run.config.threads or None)
     write_json(run.folder / "layers.json", [layer.to_dict() for layer in layers])
     with atomic_path(run.folder / "model.onnx") as temporary:

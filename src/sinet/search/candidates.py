@@ -110,7 +110,7 @@ def time_candidates(
     specs: Sequence[ModelSpec],
     budget: Budget,
     *,
-    image_hw: tuple[int, int],
+    image_hw: tuple[int, ...],
     channels: int = 3,
     num_classes: int = 10,
     task: str = "classify",
@@ -130,8 +130,8 @@ def time_candidates(
     Args:
         specs: networks to time, the most promising first.
         budget: what the model may cost; candidates that break it are returned too, with the reason.
-        image_hw: height and width of a typical image.
-        channels: 1 or 3.
+        image_hw: height and width of a typical image, or the sides of another sample.
+        channels: of the input.
         num_classes: outputs.
         task: what the networks are for.
         preprocess: from a spec to its preprocessing; None = the centre square.
@@ -203,7 +203,7 @@ class _Bench:
     """Exports and times specs under one set of conditions; knows the table kept for them."""
 
     budget: Budget
-    image_hw: tuple[int, int]
+    image_hw: tuple[int, ...]
     channels: int
     num_classes: int
     task: str
@@ -213,10 +213,8 @@ class _Bench:
 
     def key(self, spec: ModelSpec) -> str:
         """What decides the latency of a spec: everything but its weights."""
-        fitted = self.preprocess(spec)
-        shape = {"shape": fitted.shape, "fit": fitted.fit} if fitted.fit != "crop" else {}
         known = {"name": spec.name, "size": spec.size, "kwargs": dict(spec.kwargs)}
-        return fingerprint(known | shape)
+        return fingerprint(known | signature(self.facts(spec)).input.conditions())
 
     @property
     def path(self) -> Path:
@@ -289,8 +287,8 @@ class _Bench:
         facts = self.facts(blank.spec, blank.precision)
         made = network.with_suffix(".assembled.onnx")
         file = assemble(network, facts.preprocess, facts, made)
-        rng = np.random.default_rng(0)
-        image = rng.integers(0, 256, (1, *self.image_hw, self.channels), dtype=np.uint8)
+        task = signature(facts)
+        image = task.input.example(self.image_hw)
         latency = compare_files(
             {"file": file},
             image,
@@ -298,7 +296,7 @@ class _Bench:
             spinning=self.spinning,
             seconds=0.5,
             rounds=1,
-            outputs=signature(facts).names,
+            outputs=task.names,
         )["file"]
         memory = None
         if self.budget.memory_mb is not None:
@@ -318,7 +316,7 @@ class _Bench:
             precision=precision,
         )
 
-    def _noise(self, shape: tuple[int, int]) -> list[npt.NDArray[np.float32]]:
+    def _noise(self, shape: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
         """Two random inputs: ranges do not change the speed, so calibration may be this short."""
         rng = np.random.default_rng(0)
         return [rng.standard_normal((1, self.channels, *shape), dtype=np.float32) for _ in range(2)]

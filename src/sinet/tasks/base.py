@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +19,8 @@ from sinet.data.preprocess import Preprocess
 from sinet.data.transforms import BatchAugment
 from sinet.models.spec import ModelSpec
 from sinet.tasks.signatures import Described, Result, signature
-from sinet.training.inputs import Stats, preprocess_for
-from sinet.training.loader import derived_seed
+from sinet.training.inputs import Stats, pixel_stats, preprocess_for
+from sinet.training.loader import derived_seed, eval_batches
 from sinet.training.optimizer import build_optimizer, build_schedule, fixed_norms, image_size
 from sinet.training.recipe import Recipe
 
@@ -132,6 +133,28 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         """How an image of these data becomes this network's input; see `preprocess_for`."""
         return preprocess_for(spec, data, stats)
 
+    @staticmethod
+    def typical(data: ImageDataset, sample: int = 64) -> tuple[int, ...]:
+        """Median sides of a sample of the data, evenly spaced; (height, width) of pictures."""
+        chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
+        shapes = [data.val.image(int(i)).shape[:2] for i in chosen]
+        return tuple(int(side) for side in np.median(np.array(shapes), axis=0).astype(int))
+
+    @staticmethod
+    def stats(data: ImageDataset) -> Any:
+        """Mean and deviation of the data, where `preprocessing` has a use for them."""
+        return pixel_stats(data)
+
+    @staticmethod
+    def epoch_samples(data: ImageDataset, spec: ModelSpec) -> int:
+        """How many training samples are an epoch."""
+        return len(data.train)
+
+    def calibration(self, split: Split) -> Iterator[npt.NDArray[np.float32]]:
+        """Batches of the network's input, to set the ranges of INT8."""
+        for images, *_ in eval_batches(self.val_source(split), 32):
+            yield images.numpy()
+
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The loss to minimise."""
@@ -147,8 +170,9 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[Result]:
         """Typed results, one per network input of float32 (B, C, height, width)."""
-        run = self.signature.eager(self.outputs, nn.Identity())
-        named = {name: value.cpu().numpy() for name, value in run(images).items()}
+        # the tail looks at the sides of images as a file gets them, channels last
+        run = self.signature.eager(self.outputs, lambda given: given.permute(0, 3, 1, 2))
+        named = {k: v.cpu().numpy() for k, v in run(images.permute(0, 2, 3, 1)).items()}
         return [
             self.signature.result(f"#{i}", {name: value[i] for name, value in named.items()})
             for i in range(len(images))

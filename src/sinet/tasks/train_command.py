@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from sinet.data.dataset import ImageDataset, open_dataset
+from sinet.data.dataset import open_dataset
 from sinet.errors import UsageError
 from sinet.files import write_text
 from sinet.models.spec import ModelSpec
@@ -59,7 +58,8 @@ def run_training(
     images = open_dataset(data, task=task)
     learns = learner(images.task)
     source = {"auto": find_pretrained(model), "none": None}.get(weights, weights)
-    spec = ModelSpec(model, size or _own_size(images), model_values, source)
+    own = min(_LARGEST, *learns.typical(images))
+    spec = ModelSpec(model, size or own, model_values, source)
     begun = replace(spec, weights=spec.weights or (str(init) if init else None))
     chosen = Recipe.from_yaml(recipe or learns.recipe_name(begun)).replace(**values)
     preprocess = learns.preprocessing(spec, images)
@@ -93,10 +93,3 @@ def split_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, A
         else:
             recipe[key] = value
     return recipe, model
-
-
-def _own_size(data: ImageDataset, sample: int = 64) -> int:
-    """Median short side of some images, at most 224."""
-    chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
-    sides = [min(data.val.image(int(i)).shape[:2]) for i in chosen]
-    return min(_LARGEST, int(np.median(sides)))

@@ -66,6 +66,8 @@ class Recipe:
     """Alpha of the Beta distribution for the area pasted from another image; 0 = off."""
     mix_prob: float = 1.0
     """Share of the batches that mixup or cutmix touches (both on: half each)."""
+    mosaic: float = 0.0
+    """Share of the images that are put together from four; only where boxes are learned."""
     randaugment: float = 0.0
     """Magnitude of RandAugment, 0..10; 0 = off."""
     color_jitter: float = 0.0
@@ -179,6 +181,7 @@ _ALLOWED: dict[str, Choice | Range] = {
     "mixup": Range(0, 100),
     "cutmix": Range(0, 100),
     "mix_prob": _SHARE,
+    "mosaic": _SHARE,
     "randaugment": Range(0, 10),
     "color_jitter": _SHARE,
     "random_erasing": _SHARE,

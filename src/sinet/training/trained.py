@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sinet.data.inputs import preprocess_from
 from sinet.data.preprocess import Preprocess
 from sinet.errors import UsageError
 from sinet.files import atomic_path, read_json, write_json
@@ -83,7 +84,7 @@ class Trained:
         values: dict[str, Any] = read_json(folder / _FACTS)
         del values["version"], values["run"]
         values["spec"] = ModelSpec.from_dict(values["spec"])
-        values["preprocess"] = Preprocess.from_dict(values["preprocess"])
+        values["preprocess"] = preprocess_from(values["preprocess"])
         values["recipe"] = Recipe.from_dict(values["recipe"])
         return cls(folder=folder, **values)
 

@@ -5,6 +5,7 @@ A reader is a module with
     FORMAT: str      what is said when it was recognised, e.g. "class folders"
     EXPECTS: str     what it looks for, in one line (listed when nothing is recognised)
     TASK: str        what its labels are for, such as "classify" or "segment"; "" = it depends
+    ASKED: bool      optional: whether it looks only when its task is named
     detect(root: Path) -> bool             cheap, never raises for a wrong format
     read(root: Path) -> ImageDataset       splits named train, val, test or `ALL`
 
@@ -47,7 +48,10 @@ def readers(task: str = "") -> list[Reader]:
     """
     names = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
     found = [cast(Reader, importlib.import_module(f"{__name__}.{name}")) for name in names]
-    found = [reader for reader in found if not task or reader.TASK in ("", task)]
+    if task:
+        found = [reader for reader in found if reader.TASK in ("", task)]
+    else:
+        found = [reader for reader in found if not getattr(reader, "ASKED", False)]
     return sorted(found, key=lambda reader: reader.TASK == "classify")
 
 

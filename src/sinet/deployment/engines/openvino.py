@@ -58,7 +58,8 @@ def read_onnx(file: Path) -> tuple[Any, Metadata]:
 
     OpenVINO 2026.4 reads ONNX's antialiased Resize, but interpolates without antialiasing (pixels
     differ by up to 250 of 255), and sizes that depend on data corrupted its memory. So the two
-    steps from any size to the network's are replaced by two matrix products.
+    steps from any size to the network's are replaced by two matrix products. Where nothing is
+    resized, nothing is replaced.
     """
     metadata = read_metadata(file)
     try:
@@ -66,6 +67,8 @@ def read_onnx(file: Path) -> tuple[Any, Metadata]:
     except RuntimeError as error:
         raise damaged(file, error) from error
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    if metadata.preprocess.fit == "none" or "preprocess/cut" not in nodes:
+        return model, metadata
     fitted = _fit(nodes["preprocess/values"].output(0), metadata.preprocess)
     nodes["preprocess/cut"].output(0).replace(fitted)
     model.validate_nodes_and_infer_types()

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sinet.data.preprocess import PreprocessModule
 from sinet.deployment.export import describe
 from sinet.deployment.metadata import Metadata
 from sinet.tasks.signatures import signature
@@ -31,8 +30,8 @@ class Torch:
         if threads:
             torch.set_num_threads(threads)
         self.metadata: Metadata = describe(trained)
-        front = PreprocessModule(trained.preprocess).eval()
-        self.forward = signature(self.metadata).eager(trained.model(), front)
+        task = signature(self.metadata)
+        self.forward = task.eager(trained.model(), task.input.front())
 
     @torch.inference_mode()
     def run(

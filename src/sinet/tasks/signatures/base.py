@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sinet.data.dataset import Split
+from sinet.data.inputs import ImageInput, Input
 from sinet.data.preprocess import Preprocess
 
 Array = npt.NDArray[Any]
+Run: TypeAlias = Callable[[Array, Sequence[str]], dict[str, Array]]
+"""One call of a file: its input, and names of outputs -> those outputs."""
 
 
 class Facts(Protocol):
@@ -82,6 +87,10 @@ class Result(ABC):
     def draw(self, image: npt.NDArray[np.uint8]) -> Image.Image:
         """The input, uint8 (H, W, 1 or 3), with the answer on it."""
 
+    def save(self, folder: Path) -> Path | None:
+        """Write the answer into a folder as a file of its own; None where a row says it all."""
+        return None
+
 
 class Scorer(ABC):
     """How good are a file's outputs on labelled inputs: one metric, its interval, its parts."""
@@ -140,6 +149,21 @@ class Signature(ABC):
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
 
+    @cached_property
+    def input(self) -> Input:
+        """How a sample is read and enters the file."""
+        return ImageInput(self.facts.preprocess)
+
+    def through(self, run: Run, samples: Any, names: Sequence[str]) -> dict[str, Array]:
+        """The outputs of these names for samples, stacked as `Input.stack` does it.
+
+        Args:
+            run: one call of a file, or of what stands for it.
+            samples: they need more than one call where a file takes only a part of a sample.
+            names: of outputs.
+        """
+        return run(samples, names)
+
     @property
     @abstractmethod
     def described(self) -> str:
@@ -147,7 +171,7 @@ class Signature(ABC):
 
     @abstractmethod
     def tail(self) -> nn.Module:
-        """From (images, *raw outputs) to a tuple of `names`; images uint8 (N, H, W, C)."""
+        """From (images, *raw outputs) to a tuple of `names`; images as the file takes them."""
 
     @abstractmethod
     def scorer(self) -> Scorer:
@@ -184,7 +208,7 @@ class Signature(ABC):
     def eager(
         self, network: Callable[[Tensor], Any], front: Callable[[Tensor], Tensor]
     ) -> Callable[[Tensor], dict[str, Tensor]]:
-        """The whole file in torch: uint8 (N, H, W, C) -> all outputs by name."""
+        """The whole file in torch: its input (pictures: uint8 (N, H, W, C)) -> all outputs."""
         tail = self.tail().eval()
 
         def run(images: Tensor) -> dict[str, Tensor]:

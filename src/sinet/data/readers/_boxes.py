@@ -1,0 +1,210 @@
+"""What the readers of boxes share: finding pictures, bringing boxes into their pixels, checking."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sinet.data.boxes import Boxes, Remark, presence, repaired, summary
+from sinet.data.dataset import ClassId, ImageDataset, Split, listed
+from sinet.data.image import ORIENTATION_TAG, SUFFIXES, opened
+from sinet.data.readers._layout import SPLITS
+from sinet.errors import DataError
+
+TASK = "detect"
+_MANY = 40  # data sets of boxes have few folders; one for each class may be a thousand
+Size = tuple[int, int]
+
+
+@dataclass
+class Picture:
+    """One image and what is said about it."""
+
+    path: Path
+    source: str
+    """The file that says it; named in what is said about its boxes."""
+    corners: list[Sequence[float]] = field(default_factory=list)
+    """x1, y1, x2, y2, in pixels or as shares of the image."""
+    ids: list[ClassId] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    annotations: list[Mapping[str, Any]] = field(default_factory=list)
+    """Whatever else is known of each box; empty, or one a box."""
+    size: Size | None = None
+    """Height and width, if they are said."""
+    shares: bool = False
+    """Whether corners are shares of width and height."""
+
+
+def is_picture(path: Path) -> bool:
+    """Whether its name ends like that of an image."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def below(root: Path) -> Iterator[Path]:
+    """All files below a folder, hidden ones left out, in a fixed order."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name speaks of, years and endings aside: `instances_val2017` -> val."""
+    words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
+    return next((SPLITS[word] for word in reversed(words) if word in SPLITS), None)
+
+
+def folders_with(root: Path, deep: int = 2) -> list[Path]:
+    """The folder and those below it, to a depth; of very many folders only the first `_MANY`."""
+    found, level = [root], [root]
+    for _ in range(deep):
+        level = [path for folder in level for path in _entries(folder, True)][:_MANY]
+        found += level
+    return found
+
+
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """The files of a folder with one of these endings, in lower case."""
+    return [path for path in _entries(folder, False) if path.suffix.lower() in suffixes]
+
+
+def _entries(folder: Path, folders: bool) -> list[Path]:
+    """Sorted folders or files, without asking the disk about each of a million images."""
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.is_dir() == folders]
+    return [folder / n for n in sorted(names) if not n.startswith((".", "__MACOSX"))]
+
+
+def collect(
+    root: Path,
+    form: str,
+    found: Mapping[str, Sequence[Picture]],
+    names: Mapping[ClassId, str],
+    notes: Sequence[str],
+) -> ImageDataset:
+    """The data set: boxes in pixels, checked; ids become indices in the order of `names`.
+
+    Raises:
+        DataError: no image at all, no box at all, or boxes that were drawn on other images.
+    """
+    if not any(found.values()):
+        raise DataError(f"{root}: none of the annotated images is there; put them beside their "
+                        "annotations")  # fmt: skip
+    names, unnamed = _with_unnamed(found, names)
+    index = {key: i for i, key in enumerate(names)}
+    remarks: list[Remark] = []
+    problems: list[str] = []
+    splits = {}
+    with ThreadPoolExecutor() as pool:
+        for split, pictures in found.items():
+            targets = []
+            for boxes, said, problem in pool.map(lambda p: _boxes(root, p, index), pictures):
+                targets.append(boxes)
+                remarks += said
+                problems += [problem] if problem else []
+            items = [picture.path for picture in pictures]
+            paths = [path.relative_to(root).as_posix() for path in items]
+            splits[split] = Split(items, presence(targets, len(names)), paths, targets=targets)
+    refuse(root, "annotations were made for images of another size", problems,
+           "put the images back that were annotated")  # fmt: skip
+    boxes_in_all = sum(len(target) for split in splits.values() for target in split.targets)
+    if not boxes_in_all:
+        raise DataError(f"{root}: {form} without a single usable box; {'; '.join(summary(remarks))}"
+                        " draw some boxes first")  # fmt: skip
+    empty = [
+        n for s in splits.values() for n, t in zip(s.names, s.targets, strict=True) if not len(t)
+    ]
+    lines = [f"{boxes_in_all} boxes", *notes, *unnamed, *summary(remarks)]
+    if empty:
+        lines.append(f"{len(empty)} images have no box and count as background: {listed(empty, 3)}")
+    classes = list(names.values())
+    return ImageDataset(root, form, classes, list(names), True, splits, notes=lines, task=TASK)
+
+
+def _with_unnamed(
+    found: Mapping[str, Sequence[Picture]], names: Mapping[ClassId, str]
+) -> tuple[dict[ClassId, str], list[str]]:
+    """The names, with those ids that have none called by their number; and a word about these."""
+    strange: dict[ClassId, str] = {}
+    for pictures in found.values():
+        for picture in pictures:
+            for key in picture.ids:
+                if key not in names:
+                    strange.setdefault(key, picture.source)
+    every = {**names, **{key: str(key) for key in sorted(strange, key=str)}}
+    first = "; ".join(f"{key} in {source}" for key, source in list(strange.items())[:3])
+    note = f"{len(strange)} class ids have no name and are called by their number: {first}"
+    return every, [note] if strange and names else []
+
+
+def _boxes(
+    root: Path, picture: Picture, index: Mapping[ClassId, int]
+) -> tuple[Boxes, list[Remark], str]:
+    """Boxes in the pixels of their image, remarks, and why they cannot be used (or nothing)."""
+    labels = [index[key] for key in picture.ids]
+    boxes = Boxes.of(
+        picture.source, picture.corners, labels, picture.crowd or None, picture.annotations
+    )
+    try:
+        height, width = upright_size(picture.path)
+    except Exception:  # unreadable images are reported where all of them are
+        return boxes.select(np.zeros(len(boxes), bool)), [], ""
+    if picture.shares:
+        boxes = boxes.scaled(width, height)
+    elif picture.size and picture.size not in ((height, width), (width, height)):
+        high, wide = picture.size
+        if abs(wide * height - width * high) > 0.02 * wide * height:
+            return boxes, [], (f"{picture.source}: made for {wide} x {high} pixels, "
+                               f"{picture.path.name} has {width} x {height}")  # fmt: skip
+        boxes = boxes.scaled(width / wide, height / high)  # annotated before it was resized
+    whole, remarks = repaired(boxes, height, width)
+    return replace(whole, name=picture.path.relative_to(root).as_posix()), remarks, ""
+
+
+def upright_size(path: Path) -> Size:
+    """Height and width as `read_image` gives them, from the header alone."""
+    image = opened(path)
+    turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def refuse(root: Path, what: str, problems: Sequence[str], advice: str) -> None:
+    """Raise a DataError that lists the first problems, if there are any."""
+    if not problems:
+        return
+    shown = "".join(f"\n  {line}" for line in problems[:5])
+    more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
+    raise DataError(f"{root}: {len(problems)} {what}:{shown}{more}\n{advice}")
+
+
+def refuse_mixture(
+    root: Path, form: str, bare: Sequence[Path], others: Mapping[str, str], where: Sequence[Path]
+) -> None:
+    """Raise a DataError where images lack their annotation in one format but have another.
+
+    Args:
+        root: of the data set.
+        form: the format that is read.
+        bare: images without an annotation in it.
+        others: suffix -> name of the format that it would be.
+        where: folders in which annotations lie.
+    """
+    problems = []
+    for path in bare:
+        for suffix, other in others.items():
+            for folder in (path.parent, *where):
+                if (folder / f"{path.stem}{suffix}").is_file():
+                    problems.append(f"{path.name}: {path.stem}{suffix} ({other})")
+                    break
+    advice = "mixed formats: convert all annotations to one format, or make two data sets"
+    refuse(root, f"images have no annotation in {form} but in another format", problems, advice)
+
+
+def left_out(count: int, what: str, names: Sequence[str]) -> list[str]:
+    """A note about what is left out, or none."""
+    return [f"{count} {what} and are left out: {listed(names, 3)}"] if count else []

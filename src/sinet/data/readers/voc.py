@@ -1,0 +1,171 @@
+"""Pascal VOC: one XML file an image, with names of classes and corners in pixels.
+
+`Annotations/` and `JPEGImages/` (or `images/`) with the splits as lists in `ImageSets/Main/`; or
+splits as folders in which XML files and images lie together or in two folders; or one such folder.
+Corners count pixels from 1 and include both ends, as in the original; where a file has a corner at
+0 they are taken to count from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from sinet.data.dataset import ALL, ImageDataset
+from sinet.data.readers._boxes import (
+    Picture,
+    Size,
+    below,
+    collect,
+    files_in,
+    folders_with,
+    is_picture,
+    left_out,
+    refuse,
+    refuse_mixture,
+    split_of,
+)
+from sinet.errors import DataError
+
+FORMAT = "Pascal VOC"
+EXPECTS = "Annotations/*.xml and JPEGImages/, or .xml files beside their images"
+TASK = "detect"
+
+_SPLITS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
+
+
+def detect(root: Path) -> bool:
+    """A folder, at most two levels down, with an XML file of VOC's kind."""
+    if not root.is_dir():
+        return False
+    for folder in folders_with(root):
+        if any(b"<annotation" in p.read_bytes()[:2000] for p in files_in(folder, ".xml")[:1]):
+            return True
+    return False
+
+
+def read(root: Path) -> ImageDataset:
+    """Pair XML files and images by name, and read the boxes.
+
+    Raises:
+        DataError: a file that is no XML of VOC's kind, or two formats mixed.
+    """
+    files = list(below(root))
+    sheets = {path: _parsed(root, path) for path in files if path.suffix.lower() == ".xml"}
+    sheets = {path: tree for path, tree in sheets.items() if tree.tag == "annotation"}
+    pairs, lonely, bare = _paired([path for path in files if is_picture(path)], list(sheets))
+    refuse_mixture(
+        root, FORMAT, bare, {".txt": "YOLO txt"},
+        [*{path.parent for path in sheets}, *folders_with(root, 1)],
+    )  # fmt: skip
+    problems: list[str] = []
+    pictures = [
+        _picture(root, sheet, image, sheets[sheet], problems) for sheet, image in pairs.items()
+    ]
+    refuse(root, "objects cannot be read", problems, "correct these files, or take them out")
+    first = 0.0 if any(0 in box[:2] for p in pictures for box in p.corners) else 1.0
+    for picture in pictures:
+        picture.corners = [(a - first, b - first, c, d) for a, b, c, d in picture.corners]
+    found, notes = _splits(root, pictures)
+    notes += left_out(len(lonely), "XML files have no image", [p.name for p in lonely])
+    notes += left_out(len(bare), "images have no XML file", [p.name for p in bare])
+    names = sorted({str(key) for picture in pictures for key in picture.ids})
+    return collect(root, FORMAT, found, {name: name for name in names}, notes)
+
+
+def _parsed(root: Path, path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path.relative_to(root)} is not well-formed XML: {error}; correct it, or take it and "
+            "its image out"
+        ) from error
+
+
+def _paired(
+    images: Sequence[Path], sheets: Sequence[Path]
+) -> tuple[dict[Path, Path], list[Path], list[Path]]:
+    """Sheet -> image of the same name; sheets without an image, images without a sheet."""
+    by_name: dict[str, list[Path]] = {}
+    for image in images:
+        by_name.setdefault(image.stem, []).append(image)
+    pairs, lonely = {}, []
+    for sheet in sheets:
+        known = by_name.get(sheet.stem, [])
+        if known:  # where several have the name, the one that lies nearest
+            pairs[sheet] = max(known, key=lambda path: _shared(path, sheet))
+        else:
+            lonely.append(sheet)
+    used = set(pairs.values())
+    return pairs, lonely, [image for image in images if image not in used]
+
+
+def _shared(one: Path, other: Path) -> int:
+    """How many folders two paths have in common, the split among them."""
+    return len(set(one.parent.parts) & set(other.parent.parts))
+
+
+def _picture(
+    root: Path, sheet: Path, image: Path, tree: ElementTree.Element, problems: list[str]
+) -> Picture:
+    name = sheet.relative_to(root).as_posix()
+    picture = Picture(image, name, size=_size(tree))
+    for number, entry in enumerate(tree.findall("object"), start=1):
+        box, key = entry.find("bndbox"), (entry.findtext("name") or "").strip()
+        try:
+            if box is None or not key:
+                raise ValueError("no name" if box is not None else "no bndbox")
+            corner = [float(box.findtext(k) or "") for k in ("xmin", "ymin", "xmax", "ymax")]
+        except ValueError as error:
+            problems.append(f"{name}, object {number}: {error}")
+            continue
+        picture.corners.append(corner)
+        picture.ids.append(key)
+        picture.annotations.append({
+            k: entry.findtext(k) == "1" for k in ("difficult", "truncated", "occluded")
+        })  # fmt: skip
+        # VOC's own rule: what is difficult is neither asked for nor wrong
+        picture.crowd.append(entry.findtext("difficult") == "1")
+    return picture
+
+
+def _size(tree: ElementTree.Element) -> Size | None:
+    try:
+        height, width = (int(tree.findtext(f"size/{k}") or 0) for k in ("height", "width"))
+    except ValueError:
+        return None
+    return (height, width) if height > 0 and width > 0 else None  # some tools write zeros
+
+
+def _splits(root: Path, pictures: Sequence[Picture]) -> tuple[dict[str, list[Picture]], list[str]]:
+    """By the lists of `ImageSets/Main`, else by the folders, else all in one."""
+    lists = {
+        path.stem: [
+            line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()
+        ]
+        for folder in folders_with(root, 3)
+        if folder.name == "Main" and folder.parent.name == "ImageSets"
+        for path in files_in(folder, ".txt")
+        if path.stem in _SPLITS
+    }
+    if "train" in lists:
+        lists.pop("trainval", None)
+    if not lists:
+        found: dict[str, list[Picture]] = {}
+        for picture in pictures:
+            folders = picture.path.relative_to(root).parts[:-1]
+            split = next((s for part in folders if (s := split_of(part))), ALL)
+            found.setdefault(split, []).append(picture)
+        return found, []
+    known = {picture.path.stem: picture for picture in pictures}
+    found = {_SPLITS[n]: [known[s] for s in stems if s in known] for n, stems in lists.items()}
+    found = {split: there for split, there in found.items() if there}
+    listed = {stem for stems in lists.values() for stem in stems}
+    absent = sorted(listed - set(known))
+    spare = sorted(set(known) - listed)
+    return found, [
+        *left_out(len(absent), "names in ImageSets/Main have no annotated image", absent),
+        *left_out(len(spare), "annotated images are in no list of ImageSets/Main", spare),
+    ]

@@ -1,0 +1,98 @@
+"""Folders of volumes and label maps whose names agree.
+
+`images/` and `labels/` alone or in `train/`, `val/`, `test/`, or the decathlon's `imagesTr/` and
+`labelsTr/`, `imagesTs/` and `labelsTs/`. A volume is a NIfTI file or the folder of a DICOM series;
+a label map is a NIfTI file. `classes.txt` may name the labels, one a line, from 0 on.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sinet.data.dataset import ALL, ImageDataset
+from sinet.data.readers._layout import SPLITS, visible
+from sinet.data.readers._volumes import Pair, assembled
+from sinet.data.volumes import is_volume
+from sinet.errors import DataError
+
+FORMAT = "volume folders"
+EXPECTS = "images/ and labels/ with NIfTI files (or DICOM folders) of the same names"
+TASK = "volume"
+
+_IMAGES = re.compile(r"(images?|imgs?|volumes?|scans?)", re.IGNORECASE)
+_LABELS = re.compile(r"(labels?|masks?|segmentations?|annotations?|gt)", re.IGNORECASE)
+_ENDING = re.compile(r"(_0000|_image|_img|_label|_labels|_seg|_mask|_gt)$", re.IGNORECASE)
+
+
+def detect(root: Path) -> bool:
+    """A folder of volumes and one of label maps."""
+    return root.is_dir() and bool(_folders(root))
+
+
+def read(root: Path) -> ImageDataset:
+    """Pair volumes and label maps by name.
+
+    Raises:
+        DataError: a volume without a map.
+    """
+    found = {split: _matched(*folders) for split, folders in _folders(root).items()}
+    path = root / "classes.txt"
+    named: dict[int, str] = {}
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        named = dict(enumerate(line.strip() for line in lines if line.strip()))
+    return assembled(root, FORMAT, found, named)
+
+
+def _folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Split -> (volumes, label maps)."""
+    found: dict[str, tuple[Path, Path]] = {}
+    for split, ending in (("train", "Tr"), ("val", "Val"), ("test", "Ts")):
+        both = root / f"images{ending}", root / f"labels{ending}"
+        if all(path.is_dir() for path in both):
+            found[split] = both
+    if found:
+        return found
+    both_here = _two(root)
+    if both_here is not None:
+        parts = {
+            SPLITS[p.name.lower()]: p for p in _inside(both_here[0]) if p.name.lower() in SPLITS
+        }
+        maps = both_here[1]
+        inner = {s: (p, maps / p.name) for s, p in parts.items() if (maps / p.name).is_dir()}
+        return inner or {ALL: both_here}
+    for part in _inside(root):
+        if part.name.lower() in SPLITS and (two := _two(part)):
+            found[SPLITS[part.name.lower()]] = two
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if path.is_dir()]
+
+
+def _two(folder: Path) -> tuple[Path, Path] | None:
+    images = [path for path in _inside(folder) if _IMAGES.fullmatch(path.name)]
+    labels = [path for path in _inside(folder) if _LABELS.fullmatch(path.name)]
+    if not images or not labels:
+        return None
+    looked = [*visible(labels[0])[:20], *(p for f in _inside(labels[0]) for p in visible(f)[:20])]
+    return (images[0], labels[0]) if any(p.is_file() and is_volume(p) for p in looked) else None
+
+
+def _key(path: Path) -> str:
+    stem = path.name if path.is_dir() else re.sub(r"\.(nii|nii\.gz|mgz|mgh)$", "", path.name)
+    return _ENDING.sub("", stem)
+
+
+def _matched(images: Path, labels: Path) -> list[Pair]:
+    maps = {_key(path): path for path in visible(labels) if path.is_file() and is_volume(path)}
+    volumes = [path for path in visible(images) if is_volume(path)]
+    lonely = [path.name for path in volumes if _key(path) not in maps]
+    if lonely:
+        raise DataError(
+            f"{len(lonely)} volumes in {images} have no label map of the same name in {labels}: "
+            f"{', '.join(lonely[:5])}; add their maps or take the volumes out"
+        )
+    return [(path, maps[_key(path)]) for path in volumes]

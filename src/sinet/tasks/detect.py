@@ -1,0 +1,234 @@
+"""Object detection: a box around every object, and its class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sinet.data.boxes import Boxes
+from sinet.data.dataset import ImageDataset, Split
+from sinet.data.mosaic import SPARE, Jitter, Scenes
+from sinet.data.pairs import as_seen
+from sinet.data.preprocess import Preprocess
+from sinet.heads.light_detect import Decode, Dense
+from sinet.models.spec import ModelSpec
+from sinet.tasks.base import ImageTask, once
+from sinet.tasks.signatures import Result
+from sinet.tasks.signatures.detect import BoxScorer
+from sinet.training.assign import detection_loss
+from sinet.training.inputs import Stats, input_stats
+from sinet.training.loader import derived_seed
+from sinet.training.recipe import Recipe
+
+SIZES = (416, 320, 512, 256, 192, 128)
+"""Long sides, pixels, of the inputs that are tried by themselves, the most promising first."""
+HEAD = "light_detect"
+_SHIFT = 0.125  # of the canvas, where a recipe's crop is `pad`
+
+
+def jitter_of(recipe: Recipe) -> Jitter:
+    """How a recipe changes training images."""
+    zoom = recipe.crop_scale**-0.5 if recipe.crop == "resized" else 1.0
+    return Jitter(
+        mosaic=recipe.mosaic,
+        mixup=recipe.mixup,
+        mix_prob=recipe.mix_prob,
+        scale=zoom,
+        shift=_SHIFT if recipe.crop == "pad" else 0.0,
+        flip=recipe.flip == "horizontal",
+        colour=recipe.color_jitter,
+    )
+
+
+def as_rows(boxes: Sequence[Boxes]) -> Tensor:
+    """The boxes of a batch as rows (image, class, x1, y1, x2, y2); crowds teach nothing."""
+    rows = [
+        np.column_stack([np.full(len(b), i), b.labels, b.corners])
+        for i, b in enumerate(part.select(~part.crowd) for part in boxes)
+    ]
+    return torch.from_numpy(np.concatenate(rows).astype(np.float32))
+
+
+class TrainScenes:
+    """Changed images and their boxes; all randomness follows from seed and images."""
+
+    def __init__(self, split: Split, recipe: Recipe, preprocess: Preprocess) -> None:
+        self.scenes = once(split, ("train", preprocess), lambda: Scenes(split, preprocess, SPARE))
+        self.recipe, self.jitter = recipe, jitter_of(recipe)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """uint8 (N, C, h, w) and rows of boxes (G, 6)."""
+        draws = torch.Generator().manual_seed(derived_seed(self.recipe.seed, *indices[:8]))
+        images, boxes = self.scenes.jittered(indices, self.jitter, draws)
+        return images, as_rows(boxes)
+
+
+class ValScenes:
+    """Whole images as the network sees them, and their boxes there."""
+
+    def __init__(self, split: Split, preprocess: Preprocess) -> None:
+        self.scenes = once(split, ("val", preprocess), lambda: Scenes(split, preprocess))
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, list[Boxes]]:
+        """float32 (N, C, h, w) and the boxes of each image."""
+        images, boxes = self.scenes.batch(indices)
+        return as_seen(images, self.preprocess), boxes
+
+
+class Detect(ImageTask):
+    """Learns a network that gives scores and corners of many positions.
+
+    In training a network gives a `Dense`, or anything that its own `losses(outputs, targets)`
+    understands; in evaluation it gives logits (B, A, classes) and corners (B, A, 4).
+
+    Metrics: mAP at IoU 0.5, COCO's mAP over IoU 0.5 ... 0.95.
+    """
+
+    name = "detect"
+
+    def __init__(
+        self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
+    ) -> None:
+        super().__init__(network, data, recipe, preprocess)
+        self.decode = Decode()
+        self.scorer = BoxScorer(self.signature.facts)
+        self.tail = self.signature.tail().eval()
+
+    @staticmethod
+    def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
+        """Our light head on each backbone, at several sizes in the images' own shape."""
+        height, width = ImageTask.typical(data)[:2]
+        longest = max(128, round(max(height, width) / 32) * 32)
+        sizes = [side for side in SIZES if side <= 1.1 * longest][:3] or [128]
+        bodies = {s.name: s for s in reversed(usual) if _any_size(s.name)}
+        order = [bodies[n] for n in dict.fromkeys(s.name for s in usual) if n in bodies]
+        share = height / max(height, width)
+        return [
+            ModelSpec(HEAD, max(64, round(side * share / 32) * 32), {"backbone": s.name}, s.weights)
+            for side in sizes
+            for s in order
+        ]
+
+    @staticmethod
+    def recipe_name(spec: ModelSpec) -> str:
+        """One recipe, from pretrained backbones or from scratch."""
+        return "detect"
+
+    @staticmethod
+    def preprocessing(
+        spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
+    ) -> Preprocess:
+        """Padded to the usual shape of the images, sides multiples of 32."""
+        height, width = ImageTask.typical(data)[:2]
+        wide = max(32, round(spec.size * width / height / 32) * 32)
+        mean, std = input_stats(spec, data, stats)
+        return Preprocess(spec.size, data.channels, mean, std, width=wide, fit="pad")
+
+    def train_source(self, limit: int | None = None) -> Any:
+        """The training images and boxes, or the first `limit` of them."""
+        split = self.data.train
+        if limit is not None:
+            split = split.subset(np.arange(min(limit, len(split))))
+        return TrainScenes(split, self.recipe, self.preprocess)
+
+    def val_source(self, split: Split | None = None) -> Any:
+        """The validation images and boxes, or those of another split."""
+        return ValScenes(split or self.data.val, self.preprocess)
+
+    def augment(self, batch: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor]:
+        """Normalise; while sizes still grow, make images and boxes smaller."""
+        images, targets = batch
+        seen = as_seen(images, self.preprocess)
+        if size == self.preprocess.size:
+            return seen, targets
+        high, wide = self.preprocess.shape
+        shape = size, max(32, round(wide * size / high / 32) * 32)
+        factors = torch.tensor([1, 1, *(2 * (shape[1] / wide, shape[0] / high))])
+        seen = F.interpolate(seen, shape, mode="bilinear", antialias=True)
+        return seen, targets * factors.to(targets)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        """Images and rows of boxes move; `Boxes`, which are only counted, stay."""
+        images, targets = batch
+        moved = targets.to(device) if isinstance(targets, Tensor) else targets
+        return images.to(device), moved
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Of a one-stage network here; others know their own."""
+        if not isinstance(outputs, Dense):
+            total: Tensor = self.network.losses(outputs, targets)  # type: ignore[operator]
+            return total
+        logits, bins = outputs.logits.float(), outputs.bins.float()
+        points, strides = outputs.points.float(), outputs.strides.float()
+        corners = self.decode(bins, points, strides)
+        return detection_loss(logits, bins, corners, points, strides, targets)
+
+    def outputs(self, images: Tensor) -> Any:
+        """Logits and corners; those of the mirrored image beside them if the recipe asks."""
+        ready = self.ordered(images)
+        logits, corners = self.network(ready)
+        if self.recipe.tta and self.recipe.flip == "horizontal":
+            more, turned = self.network(ready.flip(-1))
+            x1, y1, x2, y2 = turned.unbind(-1)
+            width = images.shape[-1]
+            corners = torch.cat([corners, torch.stack([width - x2, y1, width - x1, y2], -1)], 1)
+            logits = torch.cat([logits, more], 1)
+        return logits.float(), corners.float()
+
+    def answers(self, images: Tensor) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """What a file would give for each network input, in the pixels of that input."""
+        logits, corners = (part.cpu() for part in self.outputs(images))
+        height, width = images.shape[-2:]
+        blank = torch.zeros(1, height, width, 1, dtype=torch.uint8)  # only its size is asked for
+        names, rows = self.signature.names, range(len(images))
+        found = [self.tail(blank, logits[i, None], corners[i, None]) for i in rows]
+        return [
+            {name: part.numpy() for name, part in zip(names, parts, strict=True)} for parts in found
+        ]
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> list[Result]:
+        """Typed results, one per network input of float32 (B, C, height, width)."""
+        return [
+            self.signature.result(f"#{i}", {name: part[0] for name, part in found.items()})
+            for i, found in enumerate(self.answers(images))
+        ]
+
+    def validation_step(self, batch: tuple[Tensor, list[Boxes]], batch_index: int) -> None:
+        """Take a batch into the counts."""
+        images, truths = batch
+        for found, truth in zip(self.answers(images), truths, strict=True):
+            self.scorer.update(found, [truth])
+
+    def metrics(self) -> dict[str, float]:
+        """Over all images of all processes."""
+        scorer, self.scorer = self.scorer, BoxScorer(self.signature.facts)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, (scorer.answers, scorer.truths))
+            scorer.answers = [a for answers, _ in parts for a in answers]
+            scorer.truths = [t for _, truths in parts for t in truths]
+        overall, half = scorer.both()
+        return {"val/map50": half, "val/map": overall}
+
+
+def _any_size(name: str) -> bool:
+    """Whether a backbone takes images of any size."""
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg is None or not cfg.fixed_input_size
+
+
+LEARNER = Detect
