@@ -82,10 +82,7 @@ class Attempt:
 
     def __str__(self) -> str:
         left = f", {len(self.excluded)} nodes left in float" if self.excluded else ""
-        return (
-            f"INT8 {self.method}{left}: {self.metric * 100:.2f}% "
-            f"({-self.drop:+.2f} points, {self.seconds:.0f} s)"
-        )
+        return f"INT8 {self.method}{left} ({self.seconds:.0f} s)"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def shrink_and_verify(run: Run, data: ImageDataset, trained: Trained) -> tuple[P
     run.say("quantize", "INT8: looking for the cheapest calibration that keeps the accuracy")
     report = _quantize(run, data, trained, body, work / "network-int8.onnx")
     for attempt in report.attempts:
-        run.say("quantize", str(attempt))
+        run.say("quantize", f"{attempt}: {signature(trained).shown(attempt.metric)}")
     files = {
         name: assemble(
             part, trained.preprocess, describe(trained, precision=name), work / f"{name}.onnx"

@@ -26,6 +26,7 @@ from sinet.deployment.export import assemble, export_network
 from sinet.deployment.metadata import Metadata
 from sinet.errors import SinetError
 from sinet.files import read_json, write_json
+from sinet.measurement.bench import settled
 from sinet.measurement.cost import Cost, cost
 from sinet.measurement.latency import Latency, compare_files, default_threads, peak_memory_mb
 from sinet.measurement.machine import cache_dir, describe, fingerprint, machine
@@ -255,9 +256,10 @@ class _Bench:
         return self.budget.ms is not None and fp32.median_ms > 4 * self.budget.ms
 
     def build(self, spec: ModelSpec) -> tuple[nn.Module, Cost]:
-        """The network with random weights, and its cost."""
-        network = spec.create(self.num_classes, self.channels, load=False).eval()
-        return network, cost(network, self.preprocess(spec).shape, self.channels)
+        """The network with random weights but activations of a usual size, and its cost."""
+        shape = self.preprocess(spec).shape
+        network = spec.create(self.num_classes, self.channels, load=False)
+        return settled(network, shape, self.channels), cost(network, shape, self.channels)
 
     def ideal_ms(self, macs: int) -> float:
         """What no file of so many multiply-adds can beat: all of them at the INT8 peak."""
