@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ from sinet.errors import DataError, UsageError
 Array = npt.NDArray[Any]
 SUFFIXES = (".mat", ".npy", ".hdr")
 _ENVI_TYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
+# NumPy parses a header as Python; CPython 3.11 counts that parser's depth once for all threads and
+# fails now and then where two meet (python/cpython#106905), and scenes are checked in threads.
+_PARSING = threading.Lock()
 _ENVI_ORDER = {"bsq": "bhw", "bil": "hbw", "bip": "hwb"}
 
 
@@ -61,7 +65,8 @@ def read_cube(source: Any, axes: int = 3) -> Array:
 
 
 def _npy(path: Path, axes: int) -> Array:
-    array: Array = np.load(path, allow_pickle=False)
+    with _PARSING:
+        array: Array = np.load(path, allow_pickle=False)
     return array
 
 
