@@ -40,10 +40,10 @@ METHODS: tuple[Method, ...] = get_args(Method)
 OPERATORS = ("Conv", "Gemm", "MatMul", "Relu", "Clip")
 """What multiplies, and the activations that vanish into it.
 
-Measured in ONNX Runtime 1.31 on 2 cores with VNNI, interleaved: Relu and Clip save another 10-25%.
-Add, pooling and reshaping change nothing (within 4%) and cost accuracy (Add ruins LeViT); Mul and
-Hardswish change nothing either. Products of two activations (attention) stay in float: in INT8,
-ViT-Tiny takes 16.1 ms instead of 14.0 and SiNet-Base 8.8 instead of 8.4 (224 px, interleaved).
+Measured by benchmarks/int8_operators.py: Relu and Clip save up to a quarter (SiNet-Base). Add, Mul,
+pooling and reshaping save 8% at most (MobileNetV3's Mul) and cost as much elsewhere, and each rounds
+once more. Products of two activations (attention) stay in float: INT8 makes ViT-Tiny and LeViT 9%
+slower.
 """
 _LAYERS = ("Conv", "Gemm", "MatMul")
 

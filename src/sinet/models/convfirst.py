@@ -17,6 +17,7 @@ convfirst_n 3.20 M / 319 M, _t 7.53 M / 1.01 G, _s 13.8 M / 2.16 G, _b 31.1 M / 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ from sinet.models._base import StagedNet, build, default_cfg
 __all__ = ["ConvFirst", "ConvFirstBlock", "ConvFirstStack", "MBConvBlock", "grouped_convnext"]
 
 
-class _Residual(nn.Module):
+class _Residual(nn.Module, ABC):
     """What the blocks share: the shortcut wherever shapes allow it."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, drop_path: float) -> None:
@@ -41,8 +42,9 @@ class _Residual(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.act = nn.SiLU(inplace=True)
 
+    @abstractmethod
     def branch(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """What is added to the shortcut."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The branch, added to the input where shapes allow it."""

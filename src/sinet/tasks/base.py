@@ -28,6 +28,9 @@ Batch = tuple[Tensor, Tensor]
 
 # The decoded images of the last training on each split: a search trains many networks on one.
 _decoded: WeakKeyDictionary[Split, tuple[Any, ImageCache | EvalImages]] = WeakKeyDictionary()
+_sides: WeakKeyDictionary[ImageDataset, list[tuple[int, ...]]] = WeakKeyDictionary()
+_LOOKED_AT = 64
+"""Images that say how large images usually are."""
 
 
 def described(data: ImageDataset, preprocess: Preprocess) -> Described:
@@ -134,11 +137,12 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         return preprocess_for(spec, data, stats)
 
     @staticmethod
-    def typical(data: ImageDataset, sample: int = 64) -> tuple[int, ...]:
+    def typical(data: ImageDataset) -> tuple[int, ...]:
         """Median sides of a sample of the data, evenly spaced; (height, width) of pictures."""
-        chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
-        shapes = [data.val.image(int(i)).shape[:2] for i in chosen]
-        return tuple(int(side) for side in np.median(np.array(shapes), axis=0).astype(int))
+        if data not in _sides:
+            chosen = np.unique(np.linspace(0, len(data.val) - 1, _LOOKED_AT).astype(int))
+            _sides[data] = [data.val.image(int(i)).shape[:2] for i in chosen]
+        return tuple(int(side) for side in np.median(np.array(_sides[data]), axis=0).astype(int))
 
     @staticmethod
     def stats(data: ImageDataset) -> Any:

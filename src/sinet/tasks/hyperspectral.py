@@ -132,9 +132,9 @@ class SpectralTask(PatchTask):
         self.mean_loss = MeanMetric()
 
     @staticmethod
-    def typical(data: ImageDataset, sample: int = 8) -> tuple[int, ...]:
+    def typical(data: ImageDataset) -> tuple[int, ...]:
         """Sides of the largest training scene."""
-        shapes = [data.train.targets[i].read().shape for i in range(len(data.train))][:sample]
+        shapes = [target.read().shape for target in data.train.targets]
         return tuple(int(side) for side in np.max(shapes, 0))
 
     @staticmethod

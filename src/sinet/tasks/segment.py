@@ -86,7 +86,7 @@ class Segment(ImageTask):
     @staticmethod
     def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
         """Our light decoder on each backbone, at the images' own size and at smaller ones."""
-        height, width = _typical(data)
+        height, width = ImageTask.typical(data)[:2]
         short = min(LARGEST, max(64, round(min(height, width) / 32) * 32))
         sizes = [short, *(s for s in (384, 320, 256, 192, 128) if s < 0.9 * short)][:3]
         bodies = {s.name: s for s in reversed(usual) if _any_size(s.name)}
@@ -108,7 +108,7 @@ class Segment(ImageTask):
         spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
     ) -> Preprocess:
         """Stretched to the usual shape of the images, sides multiples of 32."""
-        height, width = _typical(data)
+        height, width = ImageTask.typical(data)[:2]
         wide = max(32, round(spec.size * width / height / 32) * 32)
         mean, std = input_stats(spec, data, stats)
         return Preprocess(spec.size, data.channels, mean, std, width=wide, fit="stretch")
@@ -189,14 +189,6 @@ def _any_size(name: str) -> bool:
     """Whether a backbone takes images of any size."""
     cfg = timm.get_pretrained_cfg(name)
     return cfg is None or not cfg.fixed_input_size
-
-
-def _typical(data: ImageDataset, sample: int = 64) -> tuple[int, int]:
-    """Median (height, width) of some images."""
-    chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
-    shapes = [data.val.image(int(i)).shape[:2] for i in chosen]
-    height, width = np.median(np.array(shapes), axis=0).astype(int)
-    return int(height), int(width)
 
 
 LEARNER = Segment

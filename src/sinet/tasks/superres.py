@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -43,8 +42,6 @@ _NETWORKS: dict[int, list[tuple[str, dict[str, Any]]]] = {
     3: [("cfsr_x3", {}), ("cfsr_x3", {"dim": 32, "depths": [4, 4]})],
     4: [("cfsr_x4", {}), ("cfsr_x4", {"dim": 32, "depths": [4, 4]})],
 }
-
-_sizes: WeakKeyDictionary[ImageDataset, tuple[int, int]] = WeakKeyDictionary()
 
 
 class TrainWindows:
@@ -109,7 +106,7 @@ class SuperRes(ImageTask):
     @staticmethod
     def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
         """Our networks of the enlargement that the data are for."""
-        height, _ = _typical(data)
+        height = ImageTask.typical(data)[0]
         return [ModelSpec(n, height, options) for n, options in _NETWORKS[int(data.class_ids[0])]]
 
     @staticmethod
@@ -122,7 +119,7 @@ class SuperRes(ImageTask):
         spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
     ) -> Preprocess:
         """Values from 0 to 1, and any size; that of a typical picture is what is timed."""
-        height, width = _typical(data)
+        height, width = ImageTask.typical(data)[:2]
         wide = max(1, round(spec.size * width / height))
         nothing, one = (0.0,) * data.channels, (1.0,) * data.channels
         return Preprocess(spec.size, data.channels, nothing, one, width=wide, fit="none")
@@ -206,16 +203,6 @@ def _rows(planes: Tensor) -> np.ndarray:
 def _plain(planes: Tensor) -> np.ndarray:
     """(C, H, W), 0..1 -> (H, W, C), 0..255."""
     return _rows(planes.double() * 255)
-
-
-def _typical(data: ImageDataset, sample: int = 16) -> tuple[int, int]:
-    """Median (height, width) of some small pictures; asked for often, so measured once."""
-    if data not in _sizes:
-        chosen = np.unique(np.linspace(0, len(data.val) - 1, sample).astype(int))
-        shapes = [data.val.image(int(i)).shape[:2] for i in chosen]
-        height, width = np.median(np.array(shapes), axis=0).astype(int)
-        _sizes[data] = int(height), int(width)
-    return _sizes[data]
 
 
 LEARNER = SuperRes

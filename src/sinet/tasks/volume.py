@@ -133,9 +133,9 @@ class Volumes(PatchTask):
         self.mean_loss = MeanMetric()
 
     @staticmethod
-    def typical(data: ImageDataset, sample: int = LOOKED_AT) -> tuple[int, ...]:
-        """Median sides of the training volumes."""
-        return _sides(data, sample)
+    def typical(data: ImageDataset) -> tuple[int, ...]:
+        """Median sides of some training volumes."""
+        return _sides(data, LOOKED_AT)
 
     @staticmethod
     def stats(data: ImageDataset) -> Any:
