@@ -11,6 +11,7 @@ from torch import nn
 
 import sinet.papers
 from sinet.errors import UsageError
+from sinet.files import write_json
 from sinet.heads import list_necks
 from sinet.measurement.cost import cost
 from sinet.models import list_networks
@@ -109,6 +110,10 @@ def test_a_reproduction_is_written_with_its_circumstances(
     assert expected <= set(written)
     assert written["seeds"] == [0], "quick uses one seed"
     assert written["findings"][0]["measured"] == {"ratio": 2.1}
+    assert written["minutes"] < 1
+    write_json(tmp_path / "work" / "fake" / "quick" / "minutes.json", 5.0)
+    again, _ = run_reproduction("fake", quick=True, out=tmp_path, work=tmp_path / "work")
+    assert again.minutes == pytest.approx(5.0, abs=0.5), "what it goes on from has cost time too"
 
 
 def test_the_dense_twin_differs_only_in_its_depthwise_convolutions() -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from PIL import Image
 from tester import TaskTester
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
+import sinet.deployment
 from sinet.data.dataset import ImageDataset, Split
 from sinet.data.masks import VOID, Mask, MaskFormat
 from sinet.data.preprocess import Preprocess
+from sinet.data.windows import Windows
 from sinet.deployment.export import assemble, export_network
 from sinet.deployment.metadata import Metadata
+from sinet.deployment.predictor import Predictor
 from sinet.models.spec import ModelSpec
 from sinet.tasks.segment import Segment
 from sinet.tasks.signatures import Described, signature
@@ -129,6 +136,61 @@ def test_the_file_gives_a_class_for_every_pixel(tmp_path: Path, size: tuple[int,
     with torch.inference_mode():
         expected = run(torch.from_numpy(images))["classes"].numpy()
     assert (found == expected).mean() > 0.995  # ties at the last digit aside
+
+
+WINDOW = Preprocess(64, 3, (0.5,) * 3, (0.25,) * 3, width=96, fit="stretch", window=True)
+
+
+@pytest.mark.parametrize("sides", [(64, 96), (50, 200), (200, 301), (30, 40)])
+def test_large_images_are_seen_in_pieces(tmp_path: Path, sides: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 3, 1)).eval()  # sees four pixels at once
+    body = export_network(network, WINDOW.shape, 3, tmp_path / "body.onnx")
+    about = Metadata(CLASSES, [0, 1, 2], WINDOW, "net@64", True, task="segment")
+    file = assemble(body, WINDOW, about, tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*sides, 3), dtype=np.uint8)
+    found = Predictor(file, threads=1).run(image[None], raw=True)
+
+    high, wide = (-(-side // 32) * 32 for side in sides)
+    whole = np.pad(image, [(0, high - sides[0]), (0, wide - sides[1]), (0, 0)], mode="edge")
+    planes = torch.from_numpy(whole).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        logits = network((planes - 0.5) / 0.25)
+    rows, columns = logits.shape[2:]
+    np.testing.assert_allclose(found["logits"][..., :rows, :columns], logits, atol=1e-4)
+    assert found["classes"].shape == (1, *sides)
+
+    Image.fromarray(image).save(tmp_path / "a.png")
+    program = Path(sinet.deployment.__file__).with_name("templates") / "run_segment.py"
+    shutil.copy(program, tmp_path / "run.py")
+    subprocess.run([sys.executable, "run.py", "a.png"], cwd=tmp_path, check=True)
+    assert (np.asarray(Image.open(tmp_path / "a.classes.png")) == found["classes"][0]).all()
+
+
+def test_pieces_teach_every_pixel_once() -> None:
+    data = large()
+    fitted = Segment.preprocessing(ModelSpec("pyramid_seg", 512), data, ((0.5,) * 3, (0.2,) * 3))
+    assert fitted.window
+    assert fitted.shape == (512, 512)
+    windows = Windows(data.val, fitted)
+    images, masks = windows.batch(range(len(windows.cells)))
+    assert images.shape[1:] == (3, 512, 512)
+    truth = data.val.targets[0].read()
+    counts = np.bincount(masks.numpy().ravel(), minlength=256)
+    assert (counts[:3] == np.bincount(truth.ravel(), minlength=256)[:3]).all()
+    draws = torch.Generator().manual_seed(0)
+    for kind in ("resized", "none"):
+        images, masks = windows.crops([0, 0], kind, 0.5, draws)
+        assert images.shape == (2, 3, 512, 512)
+        blue = images[:, 2] > 170  # as no other class is: image and mask were cut at one place
+        assert ((masks == 0) == blue)[masks != VOID].float().mean() > 0.99
+
+
+def large() -> ImageDataset:
+    splits = {"train": scenes(1, shape=(1100, 1300)), "val": scenes(1, 1, (1100, 1300))}
+    root = Path("scenes")
+    return ImageDataset(root, "made here", CLASSES, [0, 1, 2], True, splits, task="segment")
 
 
 def test_mean_iou_is_torchmetrics() -> None:

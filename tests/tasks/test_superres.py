@@ -30,9 +30,11 @@ from sinet.deployment.metadata import Metadata
 from sinet.deployment.predictor import Predictor
 from sinet.errors import UsageError
 from sinet.tasks.signatures import Described, signature
-from sinet.tasks.signatures.superres import BEST_PSNR, Pair, luma, psnr, ssim, tiled
+from sinet.tasks.signatures._tiles import tiled
+from sinet.tasks.signatures.superres import BEST_PSNR, Pair, luma, psnr, ssim
 from sinet.tasks.superres import SuperRes, _mirrored, _transposed, _upside_down
 
+AXES = {"image": (2, 3), "pixels": (1, 2)}
 PREPROCESS = Preprocess(20, 3, (0.0,) * 3, (1.0,) * 3, width=30, fit="none")
 
 
@@ -179,7 +181,7 @@ def test_our_network_takes_any_size_and_pieces_fit_together(tmp_path: Path) -> N
     names = ("image", "pixels")
     whole = signature(facts()).through(run, image, names)  # smaller than a piece
     assert np.abs(whole["pixels"][0].astype(int) - expected).max() <= 1
-    pieces = tiled(run, image, names, 44, 36)
+    pieces = tiled(run, image, names, AXES, (44, 44), 36)
     assert pieces["image"].shape == whole["image"].shape
     np.testing.assert_allclose(pieces["image"], whole["image"], atol=1e-5)
     assert np.abs(pieces["pixels"].astype(int) - whole["pixels"]).max() <= 1
@@ -194,7 +196,9 @@ def test_pieces_are_the_whole(h: int, w: int, tile: int) -> None:
         assert max(part.shape[1:3]) <= tile
         return {"pixels": smooth(part)}
 
-    assert (tiled(piece, image, ("pixels",), tile, 6)["pixels"] == smooth(image)).all()
+    assert (
+        tiled(piece, image, ("pixels",), AXES, (tile, tile), 6)["pixels"] == smooth(image)
+    ).all()
 
 
 def smooth(part: np.ndarray) -> np.ndarray:

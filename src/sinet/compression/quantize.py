@@ -41,7 +41,7 @@ OPERATORS = ("Conv", "Gemm", "MatMul", "Relu", "Clip")
 """What multiplies, and the activations that vanish into it.
 
 Measured by benchmarks/int8_operators.py: Relu and Clip save up to a quarter (SiNet-Base). Add, Mul,
-pooling and reshaping save 8% at most (MobileNetV3's Mul) and cost as much elsewhere, and each rounds
+pooling and reshaping save 8% at most (MobileNetV3's Mul), cost as much elsewhere, and each rounds
 once more. Products of two activations (attention) stay in float: INT8 makes ViT-Tiny and LeViT 9%
 slower.
 """

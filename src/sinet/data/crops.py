@@ -14,7 +14,7 @@ ASPECT = (3 / 4, 4 / 3)  # of random resized crops, as in Inception's and everyb
 def random_areas(
     h: Tensor,
     w: Tensor,
-    scale: tuple[float, float],
+    scale: tuple[float | Tensor, float | Tensor],
     aspect: tuple[float, float] = ASPECT,
     generator: Generator | None = None,
 ) -> Tensor:
@@ -23,7 +23,7 @@ def random_areas(
     Args:
         h: heights of the images (N,), float.
         w: widths (N,), float.
-        scale: least and greatest area, as a share of the image.
+        scale: least and greatest area, as a share of the image; (N,) if each has its own.
         aspect: least and greatest width / height; drawn evenly on the logarithmic scale.
         generator: where the random numbers come from; None = torch's own state.
 

@@ -154,7 +154,8 @@ class ImageInput(Input):
         return image
 
     def example(self, sides: Sequence[int]) -> Array:
-        """Noise."""
+        """Noise; a piece of a large image where those are looked at in pieces."""
+        sides = self.preprocess.shape if self.preprocess.window else sides
         shape = (1, *sides, self.preprocess.channels)
         return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 

@@ -38,11 +38,15 @@ class Pairs:
 
     def __init__(self, split: Split, preprocess: Preprocess, spare: float = 1.0) -> None:
         self.split, self.preprocess, self.spare = split, preprocess, spare
-        height, width = preprocess.shape
-        need = len(split) * math.ceil(height * width * spare**2) * (preprocess.channels + 1)
         self._pool: ThreadPoolExecutor | None = None
-        fits = need <= MEMORY_SHARE * available_bytes()
+        fits = self.need() <= MEMORY_SHARE * available_bytes()
         self.store = list(self.pool.map(self._read, range(len(split)))) if fits else None
+
+    def need(self) -> float:
+        """Bytes of all images and masks."""
+        height, width = self.preprocess.shape
+        each = math.ceil(height * width * self.spare**2) * (self.preprocess.channels + 1)
+        return len(self.split) * each
 
     def __len__(self) -> int:
         return len(self.split)
@@ -61,8 +65,8 @@ class Pairs:
         image = self.split.image(i, self.preprocess.channels)
         mask = self.split.targets[i].read()
         height, width = image.shape[:2]
-        high, wide = (math.ceil(side * self.spare) for side in self.preprocess.shape)
-        high, wide = min(high, height), min(wide, width)
+        limits = (side * self.spare for side in self.preprocess.shape)
+        high, wide = (math.ceil(min(a, b)) for a, b in zip(limits, (height, width), strict=True))
         return resized(image, mask, (0, 0, height, width), (high, wide))
 
     def batch(self, indices: Sequence[int]) -> Pair:
@@ -80,8 +84,14 @@ class Pairs:
         """
         pairs = [self[i] for i in indices]
         sizes = torch.tensor([mask.shape for _, mask in pairs], dtype=torch.float32)
-        boxes = random_boxes(kind, sizes[:, 0], sizes[:, 1], scale, False, generator)
+        boxes = self.boxes(kind, sizes[:, 0], sizes[:, 1], scale, generator)
         return self._stacked([(*p, box) for p, box in zip(pairs, boxes.tolist(), strict=True)])
+
+    def boxes(
+        self, kind: str, heights: Tensor, widths: Tensor, scale: float, generator: Generator
+    ) -> Tensor:
+        """What `crops` cuts: (N, 4) top, left, height, width in pixels of the images."""
+        return random_boxes(kind, heights, widths, scale, False, generator)
 
     def _stacked(self, jobs: Sequence[tuple[Tensor, Tensor, list[float] | None]]) -> Pair:
         shape = self.preprocess.shape

@@ -53,6 +53,8 @@ class Preprocess:
     """`crop`, `stretch`, `pad`, or `none`: then size and width are those of a typical image."""
     multiple: int = 1
     """`none`: the sides grow to multiples of this; the edge is repeated below and to the right."""
+    window: bool = False
+    """`stretch`: images are large, and looked at piece by piece in their own resolution."""
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels not in (1, 3) or not 0 < self.crop_pct <= 1:
@@ -61,6 +63,8 @@ class Preprocess:
             raise ValueError(f"fit one of {', '.join(FITS)}, square for crop, expected: {self}")
         if self.multiple < 1 or (self.multiple > 1 and self.fit != "none"):
             raise ValueError(f"multiple >= 1, and 1 unless fit is none, expected: {self}")
+        if self.window and self.fit != "stretch":
+            raise ValueError(f"windows only where fit is stretch, expected: {self}")
         if len(self.mean) != self.channels or len(self.std) != self.channels or 0 in self.std:
             raise ValueError(f"one mean and one std (not 0) for each channel expected: {self}")
 

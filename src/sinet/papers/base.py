@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import sinet.papers
 from sinet.errors import unknown
-from sinet.files import write_json
+from sinet.files import read_json, write_json
 from sinet.measurement.latency import default_threads
 from sinet.measurement.machine import machine
 from sinet.measurement.results import own_command, results_dir
@@ -91,6 +91,7 @@ class Reproduction:
     threads: int
     versions: Mapping[str, str]
     minutes: float
+    """Of this call and of those that it went on from."""
     command: str
     date: str = field(
         default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -193,7 +194,13 @@ def run_reproduction(
     start = time.monotonic()
     kind = "quick" if quick else "full"
     folder_of_work = (work or Path("runs/reproduce")) / slug / kind
-    findings = chosen.reproduce(Setting(quick, folder_of_work, data, device))
+    spent = folder_of_work / "minutes.json"  # by earlier calls, from which this one goes on
+    minutes = read_json(spent) if spent.is_file() else 0.0
+    try:
+        findings = chosen.reproduce(Setting(quick, folder_of_work, data, device))
+    finally:
+        minutes += (time.monotonic() - start) / 60
+        write_json(spent, minutes)
     found = machine()
     reproduction = Reproduction(
         slug=slug,
@@ -205,7 +212,7 @@ def run_reproduction(
         hardware=found.hardware,
         threads=default_threads(),
         versions=found.versions,
-        minutes=round((time.monotonic() - start) / 60, 2),
+        minutes=round(minutes, 2),
         command=own_command(),
     )
     return reproduction, write_json(folder / f"{slug}.json", reproduction.to_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sinet.data.dataset import ImageDataset, Split
 from sinet.data.masks import VOID
 from sinet.data.pairs import SPARE, Pairs, as_seen
 from sinet.data.preprocess import Preprocess
+from sinet.data.windows import Windows
 from sinet.models.spec import ModelSpec
 from sinet.tasks.base import ImageTask, once
 from sinet.tasks.signatures.segment import mean_iou
@@ -28,6 +30,8 @@ from sinet.training.recipe import Recipe
 
 LARGEST = 512
 """Short side, pixels, of the largest input that is tried by itself."""
+WHOLE = 1024
+"""Images with a longer short side are looked at in pieces."""
 HEAD = "pyramid_seg"
 
 
@@ -35,7 +39,7 @@ class TrainPairs:
     """Random crops of images and masks; all randomness follows from seed and images."""
 
     def __init__(self, split: Split, recipe: Recipe, preprocess: Preprocess) -> None:
-        self.pairs = once(split, ("train", preprocess), lambda: Pairs(split, preprocess, SPARE))
+        self.pairs = once(split, ("train", preprocess), lambda: _pairs(split, preprocess, SPARE))
         self.recipe = recipe
 
     def __len__(self) -> int:
@@ -50,14 +54,14 @@ class TrainPairs:
 
 
 class ValPairs:
-    """Whole images as the network sees them, and their masks in the network's shape."""
+    """Whole images (all pieces of large ones) as the network sees them, and masks of its shape."""
 
     def __init__(self, split: Split, preprocess: Preprocess) -> None:
-        self.pairs = once(split, ("val", preprocess), lambda: Pairs(split, preprocess))
+        self.pairs = once(split, ("val", preprocess), lambda: _pairs(split, preprocess))
         self.preprocess = preprocess
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.pairs.cells) if isinstance(self.pairs, Windows) else len(self.pairs)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """float32 (N, C, h, w) and int64 (N, h, w)."""
@@ -86,7 +90,7 @@ class Segment(ImageTask):
     @staticmethod
     def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
         """Our light decoder on each backbone, at the images' own size and at smaller ones."""
-        height, width = ImageTask.typical(data)[:2]
+        height, width = _seen(data)
         short = min(LARGEST, max(64, round(min(height, width) / 32) * 32))
         sizes = [short, *(s for s in (384, 320, 256, 192, 128) if s < 0.9 * short)][:3]
         bodies = {s.name: s for s in reversed(usual) if _any_size(s.name)}
@@ -107,11 +111,13 @@ class Segment(ImageTask):
     def preprocessing(
         spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
     ) -> Preprocess:
-        """Stretched to the usual shape of the images, sides multiples of 32."""
-        height, width = ImageTask.typical(data)[:2]
+        """Stretched to the usual shape of the images, sides multiples of 32; or in pieces."""
+        height, width = _seen(data)
         wide = max(32, round(spec.size * width / height / 32) * 32)
         mean, std = input_stats(spec, data, stats)
-        return Preprocess(spec.size, data.channels, mean, std, width=wide, fit="stretch")
+        window = (height, width) != ImageTask.typical(data)[:2]
+        fitted = Preprocess(spec.size, data.channels, mean, std, width=wide, fit="stretch")
+        return replace(fitted, window=window)
 
     def train_source(self, limit: int | None = None) -> Any:
         """The training images and masks, or the first `limit` of them."""
@@ -177,6 +183,16 @@ class Segment(ImageTask):
             "val/dice": float(dice),
             "val/pixels": float(both.sum() / max(1, truth.sum())),
         }
+
+
+def _seen(data: ImageDataset) -> tuple[int, int]:
+    """Height and width of what a network looks at: a typical image, or a square piece of it."""
+    height, width = ImageTask.typical(data)[:2]
+    return (LARGEST, LARGEST) if min(height, width) > WHOLE else (height, width)
+
+
+def _pairs(split: Split, preprocess: Preprocess, spare: float = 1.0) -> Pairs:
+    return Windows(split, preprocess) if preprocess.window else Pairs(split, preprocess, spare)
 
 
 def _on_grid(logits: Tensor, targets: Tensor) -> Tensor:

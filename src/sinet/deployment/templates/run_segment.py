@@ -31,9 +31,35 @@ def read(path: str) -> np.ndarray:
     return pixels.reshape(1, *pixels.shape[:2], -1)
 
 
+def classes(pixels: np.ndarray) -> np.ndarray:
+    """The class of every pixel, uint8 (height, width); of large images piece by piece."""
+    sides, fitted = pixels.shape[1:3], facts["preprocess"]
+    if not fitted.get("window"):
+        return session.run(["classes"], {"images": pixels})[0][0]
+    tile = fitted["size"], fitted["width"] or fitted["size"]
+    grown = [max(t, -(-side // 32) * 32) for t, side in zip(tile, sides)]
+    more = [(0, 0), *((0, g - side) for g, side in zip(grown, sides)), (0, 0)]
+    pixels, found = np.pad(pixels, more, mode="edge"), np.zeros(grown, np.uint8)
+    for top, above, below in pieces(grown[0], tile[0], min(tile) // 4):
+        for left, before, after in pieces(grown[1], tile[1], min(tile) // 4):
+            part = np.ascontiguousarray(pixels[:, top : top + tile[0], left : left + tile[1]])
+            part = session.run(["classes"], {"images": part})[0][0]
+            part = part[above - top : below - top, before - left : after - left]
+            found[above:below, before:after] = part
+    return found[: sides[0], : sides[1]]
+
+
+def pieces(side: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
+    """(start, first kept, end of kept) of pieces that overlap."""
+    count = 1 - (tile - side) // (tile - overlap)
+    starts = [round(i * (side - tile) / max(1, count - 1) / 32) * 32 for i in range(count)]
+    cuts = [0, *((a + tile + b) // 64 * 32 for a, b in zip(starts, starts[1:])), side]
+    return list(zip(starts, cuts, cuts[1:]))
+
+
 for path in sys.argv[1:]:
     try:
-        found = session.run(["classes"], {"images": read(path)})[0][0]
+        found = classes(read(path))
     except Exception as error:
         print(path, "error", error, sep="\t")
         continue

@@ -15,8 +15,13 @@ from torch.nn import functional as F
 
 from sinet.data.dataset import Split
 from sinet.data.masks import VOID, draw_mask
-from sinet.tasks.signatures.base import Array, Facts, Result, Scorer, Signature, bootstrap
+from sinet.tasks.signatures._tiles import tiled
+from sinet.tasks.signatures.base import Array, Facts, Result, Run, Scorer, Signature, bootstrap
 
+STEP = 32
+"""Pieces of a large image begin and end at multiples of this, pixels; they overlap by a quarter."""
+_SIDES = {"logits": (2, 3), "classes": (1, 2)}
+"""The axes of each output that are height and width."""
 TOLERANCE = 0.0075
 """How far a boundary may be off and still be right, as a share of the image's diagonal."""
 
@@ -65,7 +70,10 @@ class Segmentation(Result):
 
 
 class Segment(Signature):
-    """`logits` (N, classes, h, w) on any grid -> `classes` uint8 (N, H, W)."""
+    """`logits` (N, classes, h, w) on any grid -> `classes` uint8 (N, H, W).
+
+    A model for large images (`Preprocess.window`) is run on pieces of the network's shape.
+    """
 
     raw = ("logits",)
     names = ("classes",)
@@ -77,6 +85,21 @@ class Segment(Signature):
     def described(self) -> str:
         """The map of classes."""
         return "`classes`, uint8 (N, height, width), the class of every pixel; and `logits`"
+
+    def through(self, run: Run, samples: Any, names: Sequence[str]) -> dict[str, Array]:
+        """Large images in pieces; small ones grow to a piece by repeating their edge."""
+        if not self.facts.preprocess.window:
+            return run(samples, names)
+        shape, sides = self.facts.preprocess.shape, samples.shape[1:3]
+        grown = [
+            max(least, -(-side // STEP) * STEP) for least, side in zip(shape, sides, strict=True)
+        ]
+        more = [(0, after - side) for after, side in zip(grown, sides, strict=True)]
+        whole = np.pad(samples, [(0, 0), *more, (0, 0)], mode="edge")
+        found = tiled(run, whole, names, _SIDES, shape, min(shape) // 4, STEP)
+        if "classes" in found:
+            found["classes"] = found["classes"][:, : sides[0], : sides[1]]
+        return found
 
     def tail(self) -> nn.Module:
         """Logits in the network's input size, the likeliest class, the image's own size."""

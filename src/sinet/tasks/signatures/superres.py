@@ -6,7 +6,6 @@ every border, PSNR in dB and SSIM, the mean over the pictures; and against bicub
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,15 @@ from sinet.data.bicubic import enlarge
 from sinet.data.dataset import Split
 from sinet.data.image import Pixels
 from sinet.files import atomic_path
+from sinet.tasks.signatures._tiles import tiled
 from sinet.tasks.signatures.base import Array, Result, Run, Scorer, Signature, bootstrap
 
 BEST_PSNR = 100.0
 """What equal pictures get instead of infinity, dB."""
 TILE, OVERLAP = 256, 32
 """Sides of the pieces of a large picture, and what they share with their neighbours, pixels."""
+_SIDES = {"image": (2, 3), "pixels": (1, 2)}
+"""The axes of each output that are height and width."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class SuperRes(Signature):
 
     def through(self, run: Run, samples: Any, names: Sequence[str]) -> dict[str, Array]:
         """Large pictures go through the file in pieces."""
-        return tiled(run, samples, names)
+        return tiled(run, samples, names, _SIDES, (TILE, TILE), OVERLAP)
 
 
 class _Rounded(nn.Module):
@@ -149,62 +151,6 @@ class _Rounded(nn.Module):
             scale = image.shape[3] // grown
             image = image[:, :, : scale * height, : scale * width]
         return ((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1),)
-
-
-def tiled(
-    run: Run, images: Array, names: Sequence[str], tile: int = TILE, overlap: int = OVERLAP
-) -> dict[str, Array]:
-    """Enlarge piece by piece, so that memory does not grow with the picture.
-
-    Pieces overlap, and of what two of them show the half that is nearer to each one's middle is
-    taken: a network that looks no further than half the overlap gives what it gives to the whole.
-
-    Args:
-        run: one call of a file, for whatever height and width.
-        images: uint8 (N, H, W, C).
-        names: of outputs, `image` and `pixels`.
-        tile: side of a piece; pictures that are no larger are run as they are.
-        overlap: pixels that neighbouring pieces share at least.
-    """
-    height, width = images.shape[1:3]
-    if max(height, width) <= tile:
-        return run(images, names)
-    rows = []
-    for top, high, above, below in _pieces(height, tile, overlap):
-        row: list[dict[str, Array]] = []
-        for left, wide, before, after in _pieces(width, tile, overlap):
-            part = np.ascontiguousarray(images[:, top : top + high, left : left + wide])
-            kept = (above - top, below - top), (before - left, after - left)
-            found = run(part, names)
-            row.append({n: _kept(found[n], _SIDES[n], (high, wide), kept) for n in names})
-        rows.append({n: np.concatenate([p[n] for p in row], _SIDES[n][1]) for n in names})
-    return {n: np.concatenate([row[n] for row in rows], _SIDES[n][0]) for n in names}
-
-
-_SIDES = {"image": (2, 3), "pixels": (1, 2)}
-"""The axes of each output that are height and width."""
-
-
-def _kept(
-    output: Array, axes: tuple[int, int], given: tuple[int, int], kept: tuple[tuple[int, int], ...]
-) -> Array:
-    """Of a piece's output what is taken, told in pixels of the piece, (first, end) of each side."""
-    place = [slice(None)] * output.ndim
-    for axis, side, (first, end) in zip(axes, given, kept, strict=True):
-        scale = output.shape[axis] // side
-        place[axis] = slice(first * scale, end * scale)
-    return output[tuple(place)]
-
-
-def _pieces(side: int, tile: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """(start, length, first kept, end of kept) of equally long pieces that cover a side."""
-    if side <= tile:
-        return [(0, side, 0, side)]
-    count = math.ceil((side - overlap) / (tile - overlap))
-    starts = [round(i * (side - tile) / (count - 1)) for i in range(count)]
-    cuts = [(a + tile + b) // 2 for a, b in itertools.pairwise(starts)]
-    edges = [0, *cuts, side]
-    return [(s, tile, a, b) for s, a, b in zip(starts, edges, edges[1:], strict=False)]
 
 
 def luma(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
