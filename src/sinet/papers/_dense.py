@@ -63,7 +63,7 @@ def trainings(
         Arm -> its measurements, one a seed.
     """
     if setting.quick:
-        steps, seeds = 10, seeds[:1]
+        steps, seeds = 20, seeds[:1]
     results: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for seed in seeds:  # seeds outside: a run cut short has compared all arms on some seeds
         for arm, build in arms.items():

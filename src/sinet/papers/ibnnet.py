@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from timm import create_model
@@ -143,7 +144,7 @@ def _accuracy_by_look(
     """Top-1 of every arm and seed on the validation images as they are and in other looks."""
     channels = data.channels
     count = len(data.val)
-    pixels = torch.stack([torch.from_numpy(data.val.image(i, channels)) for i in range(count)])
+    pixels = torch.from_numpy(np.stack([data.val.image(i, channels) for i in range(count)]))
     labels = torch.as_tensor(data.val.labels)
     half = (0.5,) * channels
     fit = PreprocessModule(Preprocess(SIZE, channels, half, half))
