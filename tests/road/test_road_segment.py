@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from sinet.models import create_network
+
 Run = Callable[..., Result]
 FIT = ("--model", "sinet_test", "--minutes", "0.02", "--budget", "1000ms", "batch_size=4")
 
@@ -89,3 +91,17 @@ def test_the_ship_folder_runs_alone(fitted: Path, scenes: Path, tmp_path: Path) 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert set(line.split("\t")[1] for line in done.stdout.splitlines()) <= {"sky", "grass"}
     assert size_of(tmp_path / "new.classes.png") == (90, 60)
+
+
+def test_a_network_of_several_depths_ships_the_first_that_is_enough(
+    sinet: Run, scenes: Path, tmp_path: Path
+) -> None:
+    asked = ("--model", "unetpp_test", "--minutes", "0.05", "--budget", "1000ms", "batch_size=4")
+    result = sinet("fit", scenes, *asked, "--max-drop", "100", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "depth 1 of 4 is enough" in result.output
+    chain = json.loads((tmp_path / "run/chain.json").read_text())
+    rows = {row["name"]: row for row in chain["rows"]}
+    assert rows["fp32"]["max_difference"] <= 1e-3
+    whole = sum(p.numel() for p in create_network("unetpp_test", num_classes=2).parameters())
+    assert rows["fp32"]["file_mb"] < 4 * whole / 1e6

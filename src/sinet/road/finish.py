@@ -11,6 +11,7 @@ import yaml
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
+from sinet.compression.depth import shallowest
 from sinet.compression.quantize import QuantizeReport, quantize_best
 from sinet.data import ImageDataset
 from sinet.deployment.export import assemble, describe, export_network
@@ -35,11 +36,12 @@ CALIBRATION_IMAGES = 256
 
 def shrink_and_verify(run: Run, data: ImageDataset, trained: Trained) -> tuple[Path, Verdict]:
     """Steps 4 to 6: export, quantize, and judge both files on held-out images."""
-    work, network = run.folder / "work", trained.model()
+    work, judge = run.folder / "work", Judge(data, trained)
+    network = _cut(run, trained, judge)
     names, shape = signature(trained).raw, trained.preprocess.shape
     body = export_network(network, shape, trained.channels, work / "network.onnx", names)
     run.say("quantize", "INT8: looking for the cheapest calibration that keeps the accuracy")
-    report = _quantize(run, data, trained, body, work / "network-int8.onnx")
+    report = _quantize(run, data, judge, body, work / "network-int8.onnx")
     for attempt in report.attempts:
         run.say("quantize", f"{attempt}: {signature(trained).shown(attempt.metric)}")
     files = {
@@ -65,20 +67,46 @@ def shrink_and_verify(run: Run, data: ImageDataset, trained: Trained) -> tuple[P
     return files[verdict.shipped], verdict
 
 
+class Judge:
+    """What a trained network is worth on the validation samples, in whatever form it is.
+
+    Args:
+        data: the data set.
+        trained: what learned from it.
+    """
+
+    def __init__(self, data: ImageDataset, trained: Trained) -> None:
+        made = learner(trained.task)(nn.Identity(), data, trained.recipe, trained.preprocess)
+        self.task = made.eval()
+        self._seen = eval_batches(self.task.val_source(), 32)
+
+    def __call__(self, network: nn.Module) -> float:
+        """The task's metric."""
+        return evaluate(self.task, network, self._seen)[self.task.signature.metric]
+
+
+def _cut(run: Run, trained: Trained, judge: Judge) -> nn.Module:
+    """The trained network, at the shallowest depth that keeps its metric if it has several."""
+    task = judge.task.signature
+    network, metrics = shallowest(trained.model(), judge, run.config.max_drop / task.scale)
+    if metrics:
+        said = ", ".join(f"{i}: {task.shown(metric)}" for i, metric in enumerate(metrics, 1))
+        run.say("prune", f"depth {network.depth} of {len(metrics)} is enough ({said})")
+    return network
+
+
 def _quantize(
-    run: Run, data: ImageDataset, trained: Trained, network: Path, out: Path
+    run: Run, data: ImageDataset, judge: Judge, network: Path, out: Path
 ) -> QuantizeReport:
     """INT8 by calibration on training images; attempts are judged on validation images."""
-    task = learner(trained.task)(nn.Identity(), data, trained.recipe, trained.preprocess).eval()
-    seen = eval_batches(task.val_source(), 32)
     some = np.unique(np.linspace(0, len(data.train) - 1, CALIBRATION_IMAGES).astype(int))
     threads = run.config.threads or None
 
     def score(file: Path) -> float:
-        return evaluate(task, OnnxNetwork(session(file, threads)), seen)[task.signature.metric]
+        return judge(OnnxNetwork(session(file, threads)))
 
-    batches = list(task.calibration(data.train.subset(some)))
-    drop = run.config.max_drop / task.signature.scale * 100  # `quantize_best` counts per cent
+    batches = list(judge.task.calibration(data.train.subset(some)))
+    drop = run.config.max_drop / judge.task.signature.scale * 100  # `quantize_best` counts per cent
     return quantize_best(network, out, batches, score, score(network), drop)
 
 
