@@ -104,7 +104,8 @@ class Machine:
     def hardware(self) -> str:
         """One line that goes beside every number measured here."""
         flags = [f for f in self.flags if f in ("avx512_vnni", "amx_int8", "avx_vnni", "asimddp")]
-        parts = [f"{self.cpu}, {self.cores} core{"s" * (self.cores != 1)}", f"{self.memory_gb:.0f} GB", *flags]
+        cores = f"{self.cores} core" + "s" * (self.cores != 1)
+        parts = [f"{self.cpu}, {cores}", f"{self.memory_gb:.0f} GB", *flags]
         return ", ".join(parts + ([self.gpu] if self.gpu else []))
 
     def to_dict(self) -> dict[str, Any]:
