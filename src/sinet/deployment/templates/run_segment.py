@@ -35,7 +35,8 @@ def classes(pixels: np.ndarray) -> np.ndarray:
     """The class of every pixel, uint8 (height, width); of large images piece by piece."""
     sides, fitted = pixels.shape[1:3], facts["preprocess"]
     if not fitted.get("window"):
-        return session.run(["classes"], {"images": pixels})[0][0]
+        found: np.ndarray = session.run(["classes"], {"images": pixels})[0][0]
+        return found
     tile = fitted["size"], fitted["width"] or fitted["size"]
     grown = [max(t, -(-side // 32) * 32) for t, side in zip(tile, sides)]
     more = [(0, 0), *((0, g - side) for g, side in zip(grown, sides)), (0, 0)]
