@@ -38,8 +38,8 @@ def classes(pixels: np.ndarray) -> np.ndarray:
         found: np.ndarray = session.run(["classes"], {"images": pixels})[0][0]
         return found
     tile = fitted["size"], fitted["width"] or fitted["size"]
-    grown = [max(t, -(-side // 32) * 32) for t, side in zip(tile, sides)]
-    more = [(0, 0), *((0, g - side) for g, side in zip(grown, sides)), (0, 0)]
+    grown = [max(t, -(-side // 32) * 32) for t, side in zip(tile, sides, strict=True)]
+    more = [(0, 0), *((0, g - side) for g, side in zip(grown, sides, strict=True)), (0, 0)]
     pixels, found = np.pad(pixels, more, mode="edge"), np.zeros(grown, np.uint8)
     for top, above, below in pieces(grown[0], tile[0], min(tile) // 4):
         for left, before, after in pieces(grown[1], tile[1], min(tile) // 4):
@@ -54,8 +54,8 @@ def pieces(side: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
     """(start, first kept, end of kept) of pieces that overlap."""
     count = 1 - (tile - side) // (tile - overlap)
     starts = [round(i * (side - tile) / max(1, count - 1) / 32) * 32 for i in range(count)]
-    cuts = [0, *((a + tile + b) // 64 * 32 for a, b in zip(starts, starts[1:])), side]
-    return list(zip(starts, cuts, cuts[1:]))
+    cuts = [0, *((a + tile + b) // 64 * 32 for a, b in zip(starts, starts[1:], strict=False)), side]
+    return list(zip(starts, cuts, cuts[1:], strict=False))
 
 
 for path in sys.argv[1:]:
