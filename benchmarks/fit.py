@@ -3,6 +3,8 @@
     python benchmarks/fit.py cifar10 path/to/cifar10
     python benchmarks/fit.py fashion_mnist /usr/share/datasets/fashion-mnist
     python benchmarks/fit.py camvid path/to/camvid      # with a classes.txt whose line 12 says void
+    python benchmarks/fit.py pennfudan path/to/PennFudanPed           # after make_pennfudan.py
+    python benchmarks/fit.py motion path/to/motion                    # after make_motion.py
 
 Runs the command line as a person would (a killed run goes on when started again) and writes
 docs/results/cifar10_10ms_60min_top1.json and its like. The metric is that of the shipped file on
@@ -33,12 +35,21 @@ class Fit:
     result: str
     target: float
     drop: str = ""
+    options: tuple[str, ...] = ()
 
 
 FITS = {
     "cifar10": Fit("10ms", 60, "cifar10_10ms_60min_top1", 91.0, "cifar10_int8_drop"),
     "fashion_mnist": Fit("10ms", 20, "fashion_mnist_20min_top1", 93.5),
     "camvid": Fit("100ms", 60, "camvid_miou", 60.0, "camvid_int8_drop"),
+    "pennfudan": Fit(
+        "2000ms",
+        60,
+        "pennfudan_mask_map50",
+        70.0,
+        options=("--model", "tf_efficientnet_lite0"),
+    ),
+    "motion": Fit("50ms", 60, "video_motion_accuracy", 95.0, options=("--model", "sinet_tiny")),
 }
 
 
@@ -50,7 +61,7 @@ def main(
     if name not in FITS:
         raise unknown("data set", name, FITS)
     fit, folder = FITS[name], Path("runs") / name
-    asked = ["--budget", fit.budget, "--minutes", str(fit.minutes)]
+    asked = ["--budget", fit.budget, "--minutes", str(fit.minutes), *fit.options]
     program = [sys.executable, "-m", "sinet", "fit", str(data)]
     subprocess.run([*program, *asked, "--out", str(folder)], check=True)
     chain, trials = read_json(folder / "chain.json"), read_json(folder / "trials.json")

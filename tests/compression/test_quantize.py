@@ -19,7 +19,7 @@ from sinet.compression.quantize import (
     quantize_onnx,
 )
 from sinet.deployment.export import export_network
-from sinet.errors import UsageError
+from sinet.errors import SinetError, UsageError
 
 
 class Net(nn.Module):
@@ -199,6 +199,20 @@ def test_nncf_is_tried_before_layers_are_left_in_float(
     assert last.excluded
     kept = {tensor.name for tensor in onnx.load(str(report.path)).graph.initializer}
     assert len(kept & {"stem.weight", "depth.weight", "point.weight", "head.weight"}) == 1
+
+
+def test_a_network_that_nncf_cannot_take_is_left_to_the_other_methods(
+    network: Path, batches: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise SinetError("no statistics")
+
+    monkeypatch.setattr(quantize, "nncf_installed", lambda: True)
+    monkeypatch.setattr(quantize, "needs_reduce_range", lambda: False)
+    monkeypatch.setattr(quantize, "quantize_nncf", refuse)
+    report = quantize_best(network, tmp_path / "int8.onnx", batches, lambda _: 0.5, 0.9)
+    assert "nncf" not in [attempt.method for attempt in report.attempts]
+    assert report.path.is_file()
 
 
 def test_without_nncf_it_is_passed_over_and_asking_for_it_says_what_to_install(

@@ -90,7 +90,8 @@ def test_every_reader_says_what_it_is() -> None:
     formats = [r.FORMAT for r in readers()]
     assert formats[-4:] == classes, "content with less, so they come last"
     assert len(set(formats)) == len(formats)
-    assert [r.FORMAT for r in readers("segment")] == ["archive", "mask folders"]
+    masks = ["archive", "COCO panoptic or stuff", "mask folders"]
+    assert [r.FORMAT for r in readers("segment")] == masks
     assert [r.FORMAT for r in readers("volume")] == ["archive", "decathlon list", "volume folders"]
     assert [r.FORMAT for r in readers("hyperspectral")] == ["archive", "hyperspectral scenes"]
     assert all(reader.EXPECTS for reader in readers())

@@ -17,7 +17,7 @@ from sinet.heads._base import GlobalContext, _max_windows
 from sinet.models import load_state
 
 NECKS = list_necks()
-OUTPUTS = {name: 3 if name in ("fpn", "sinet_pyramid") else 5 for name in NECKS}
+OUTPUTS = {name: 3 if name in ("fpn", "sinet_pyramid", "unetpp") else 5 for name in NECKS}
 # a shift of all logits changes no softmax, so these biases have no effect and no gradient
 IDLE = ("key.bias", "guide.conv.bias")
 
@@ -32,6 +32,7 @@ def test_the_registry_knows_its_necks() -> None:
         "revfp",
         "revfp_plain",
         "sinet_pyramid",
+        "unetpp",
     ]
     assert list_necks("rc*") == ["rcnet", "rcnet_plain"]
     with pytest.raises(UsageError, match="did you mean 'catnet'"):
@@ -145,7 +146,7 @@ def test_other_norms(name: str, norm_layer: str | None) -> None:
     neck = create(name, norm_layer=norm_layer, out_channels=64)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in neck.modules())
     assert any(isinstance(m, nn.GroupNorm) for m in neck.modules()) == (norm_layer is not None)
-    assert len(neck(maps())) == 5
+    assert len(neck(maps())) == OUTPUTS[name]
 
 
 def test_widths_that_no_norm_divides_are_explained() -> None:

@@ -18,7 +18,7 @@ from sinet.data.dataset import ImageDataset, Split
 from sinet.data.preprocess import Preprocess, PreprocessModule
 from sinet.deployment.export import assemble, export_network
 from sinet.deployment.metadata import Metadata
-from sinet.errors import SinetError
+from sinet.measurement.bench import settled
 from sinet.models.spec import ModelSpec
 from sinet.tasks._coco import Answers, Matches, as_coco, coco_precision
 from sinet.tasks.detect import Detect, jitter_of
@@ -172,6 +172,22 @@ def test_networks_become_files(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(corners, expected["corners"].numpy(), atol=0.05)
 
 
+def test_two_stages_become_a_file(tmp_path: Path) -> None:
+    network = settled(build("faster_rcnn", width=16), (64, 96))
+    network.rpn.head.cls_logits.weight.data *= 20  # proposals that differ
+    file = export_network(network, (64, 96), 3, tmp_path / "x.onnx", ("logits", "corners"))
+    session = ort.InferenceSession(str(file))
+    images = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(images)
+    assert [part.shape for part in expected] == [(3, 300, 2), (3, 300, 4)]
+    for i in range(3):
+        found = session.run(None, {"input": images[i : i + 1].numpy()})
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one[0], other[i].numpy(), atol=2e-3)
+    assert (expected[0] > -19).any(-1).sum() > 200
+
+
 def test_boxes_come_back_to_the_images_own_pixels() -> None:
     known = facts()
     height, width = 321, 200
@@ -305,16 +321,6 @@ def test_results_as_rows_json_coco_and_picture() -> None:
     assert set(failed.rows()[0].values()) == {""}
     assert failed.to_json()["boxes"] == []
     assert failed.to_coco(1) == []
-
-
-def test_faster_rcnn_predicts_but_is_no_file(tmp_path: Path) -> None:
-    network = build("faster_rcnn").eval()
-    with torch.inference_mode():
-        logits, corners = network(torch.rand(2, 3, 64, 96))
-    assert logits.shape[:2] == corners.shape[:2]
-    assert logits.shape[2] == 2
-    with pytest.raises(SinetError, match=r"TwoStage|faster_rcnn"):
-        export_network(network, (64, 96), 3, tmp_path / "x.onnx", ("logits", "corners"))
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos", "faster_rcnn"])

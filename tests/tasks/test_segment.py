@@ -21,6 +21,7 @@ import sinet.deployment
 from sinet.data.dataset import ImageDataset, Split
 from sinet.data.masks import VOID, Mask, MaskFormat
 from sinet.data.preprocess import Preprocess
+from sinet.data.regions import from_rle
 from sinet.data.windows import Windows
 from sinet.deployment.export import assemble, export_network
 from sinet.deployment.metadata import Metadata
@@ -255,3 +256,13 @@ def test_results_as_rows_json_and_picture() -> None:
     assert (picture[truth == 0] != image[truth == 0]).any()
     (failed,) = task.failed("b.png", "zero bytes").rows()
     assert set(failed.values()) == {""}
+
+
+def test_classes_as_coco_entries() -> None:
+    task, mask = signature(facts((32, 32))), scenes(1).targets[0].read()
+    entries = task.truth_result("a.png", mask).to_coco(4)
+    there = [i for i in np.unique(mask) if i != VOID]
+    assert [entry["category_id"] for entry in entries] == [task.facts.class_ids[i] for i in there]
+    for i, entry in zip(there, entries, strict=True):
+        assert entry["image_id"] == 4
+        assert (from_rle(entry["segmentation"]) == (mask == i)).all()

@@ -114,5 +114,5 @@ def test_the_promised_recipes_are_there() -> None:
     sizes = [f"sinet_{s}_300e" for s in ("tiny", "small", "base", "large")]
     sizes += [f"minspnet_{s}_300e" for s in ("minimal", "small", "medium", "large")]
     others = {"default", "finetune", "fashion_mnist", "cifar10", "segment", "detect", "superres"}
-    others |= {"digits", "volume", "hyperspectral", "hyperspectral_patch"}
+    others |= {"digits", "volume", "hyperspectral", "hyperspectral_patch", "video", "instances"}
     assert set(sizes) | others == set(named())

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from sinet.errors import missing_extra
+from sinet.errors import SinetError, missing_extra
 from sinet.files import atomic_path
 
 
@@ -35,6 +35,8 @@ def quantize_nncf(
 
     Raises:
         UsageError: NNCF is not installed.
+        SinetError: NNCF cannot quantize this network. It wants numbers at every node, and a crop of
+            regions may get none: a level of a pyramid without regions.
     """
     if not installed():
         raise missing_extra("nncf", "openvino")
@@ -46,16 +48,21 @@ def quantize_nncf(
         logging.getLogger("nncf").setLevel(logging.ERROR)
         model = onnx.load(str(network))
         name = model.graph.input[0].name
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset(images, lambda batch: {name: batch}),
-            subset_size=len(images),
-            target_device=nncf.TargetDevice.CPU,
-            # what a detector computes with boxes is no layer, and INT8 is too coarse for it
-            ignored_scope=nncf.IgnoredScope(
-                names=sorted(exclude), patterns=[".*/decode/.*"], validate=False
-            ),
-        )
+        try:
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(images, lambda batch: {name: batch}),
+                subset_size=len(images),
+                target_device=nncf.TargetDevice.CPU,
+                # what a detector computes with boxes is no layer, and INT8 is too coarse for it
+                ignored_scope=nncf.IgnoredScope(
+                    names=sorted(exclude), patterns=[".*/decode/.*"], validate=False
+                ),
+            )
+        except Exception as error:  # of nncf's own kinds, which its versions name differently
+            raise SinetError(
+                f"NNCF cannot quantize {network}: {str(error)[:200]}; choose another method"
+            ) from error
     with atomic_path(out) as temporary:
         onnx.save(quantized, str(temporary))
     return out

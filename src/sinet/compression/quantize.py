@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import platform
 import tempfile
 import time
@@ -29,7 +30,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from sinet.compression.nncf import installed as nncf_installed
 from sinet.compression.nncf import quantize_nncf
-from sinet.errors import UsageError, unknown
+from sinet.errors import SinetError, UsageError, unknown
 from sinet.files import atomic_path
 
 Images = npt.NDArray[np.float32]
@@ -54,6 +55,8 @@ _CALIBRATION: dict[Method, tuple[CalibrationMethod, dict[str, Any]]] = {
     # ONNX Runtime's default of 128 bins leaves its search for a threshold nothing to search.
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
 }
+log = logging.getLogger("sinet.compression")
+
 _GROUPS = 24
 """Layers are judged one by one up to this number, in runs of neighbours beyond it."""
 _JUDGING_IMAGES = 32
@@ -212,7 +215,11 @@ class _Trials:
         file = self.folder / f"attempt{len(self.files)}.onnx"
         if method == "nncf":
             kept = {*exclude, *_products(onnx.load(str(self.network)))}
-            quantize_nncf(self.network, file, self.batches, kept)
+            try:
+                quantize_nncf(self.network, file, self.batches, kept)
+            except SinetError as error:
+                log.info("%s", error)
+                return False
         else:
             if method not in self.ranges:
                 self.ranges[method] = _calibrate(self.network, self.batches, method)

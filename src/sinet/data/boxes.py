@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,14 @@ _KINDS = {
     "outside": "boxes lie outside of their image and are left out",
     "cut": "boxes reach out of their image and are cut at its border",
     "empty": "boxes have no area and are left out",
+    "few": "outlines have fewer than three points and are left out",
+    "bare": "objects have no outline and are left out",
 }
 
 Floats = npt.NDArray[np.float32]
+Carry = Callable[[Image.Image], tuple[Image.Image, tuple[int, int]]]
+"""Brings what belongs to an image onto a canvas: the part that is seen, and its left and top."""
+_B = TypeVar("_B", bound="Boxes")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Remark:
     """One thing that was wrong with one box."""
 
     kind: str
-    """One of `unread`, `inverted`, `outside`, `cut`, `empty`."""
+    """One of `unread`, `inverted`, `outside`, `cut`, `empty`, `few`, `bare`."""
     where: str
     """The file, and which box in it."""
 
@@ -84,16 +89,33 @@ class Boxes:
         digest = hashlib.blake2b(content, digest_size=8).hexdigest()
         return f"Boxes({self.name!r}, {len(self)}, {digest})"
 
-    def select(self, chosen: npt.NDArray[Any]) -> Boxes:
+    def select(self: _B, chosen: npt.NDArray[Any]) -> _B:
         """Those at these places, or where a mask is true."""
         places = np.arange(len(self))[chosen]
-        kept = tuple(self.annotations[i] for i in places) if self.annotations else ()
-        return Boxes(self.name, self.corners[places], self.labels[places], self.crowd[places], kept)
+        return replace(
+            self,
+            corners=self.corners[places],
+            labels=self.labels[places],
+            crowd=self.crowd[places],
+            annotations=tuple(self.annotations[i] for i in places) if self.annotations else (),
+        )
 
     def scaled(self, wide: float, high: float) -> Boxes:
         """In an image that is so many times wider and higher."""
         factors = np.array([wide, high, wide, high], np.float32)
         return replace(self, corners=self.corners * factors)
+
+    def moved(self, corners: Floats, carry: Carry, size: tuple[int, int]) -> Boxes:
+        """On a canvas of this height and width: at `corners`, and what else there is by `carry`."""
+        return replace(self, corners=corners, annotations=())
+
+    def together(self: _B, others: Sequence[Boxes]) -> _B:
+        """These and others of the same canvas."""
+        corners, labels, crowd = (
+            np.concatenate([getattr(boxes, part) for boxes in (self, *others)])
+            for part in ("corners", "labels", "crowd")
+        )
+        return replace(self, corners=corners, labels=labels, crowd=crowd, annotations=())
 
 
 def repaired(boxes: Boxes, height: int, width: int) -> tuple[Boxes, list[Remark]]:

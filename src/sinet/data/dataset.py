@@ -293,11 +293,13 @@ def _check_splits(data: ImageDataset) -> None:
     for name, split in data.splits.items():
         extra = (trained == 0) & (np.array(split.per_class(data.num_classes)) > 0)
         if extra.any():
-            absent = [data.classes[i] for i in np.flatnonzero(extra)]
-            raise DataError(
-                f"{data.root}: classes in {name} without a training image: {listed(absent)}; add "
-                f"training images of them, or take them out of {name}"
-            )
+            absent = listed([data.classes[i] for i in np.flatnonzero(extra)])
+            said = f"classes in {name} without a training image: {absent}"
+            if not split.targets:
+                raise DataError(f"{data.root}: {said}; add training images of them, or take them "
+                                f"out of {name}")  # fmt: skip
+            # of many classes in a picture some are rare: that spoils a number, not the training
+            data.notes.append(f"{said}; they cannot be learned, and count as missed")
 
 
 def _cut_validation(data: ImageDataset, share: float | None, seed: int) -> None:

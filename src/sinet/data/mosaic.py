@@ -2,7 +2,8 @@
 
 Every change of shape is a cut of an image, resized into a rectangle of the canvas: scale jitter,
 shift, mirror, and the mosaic of four images (as in YOLOv4, arXiv:2004.10934). So each is one
-resizing of the pixels that are seen, and boxes follow their pixels by one scale and shift an axis.
+resizing of the pixels that are seen, boxes follow their pixels by one scale and shift an axis, and
+masks, where there are any, are resized as the pixels are.
 All random numbers come from the generator that is given.
 """
 
@@ -72,17 +73,24 @@ class Cut:
     place: tuple[int, int, int, int]
     mirrored: bool = False
 
-    def paste(self, image: Image.Image, canvas: Image.Image) -> None:
-        """Bring the pixels over."""
+    def part(self, image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+        """The pixels as they will be on the canvas, and their left and top there."""
         left, top, right, bottom = self.place
         size = (right - left, bottom - top)
         part = image.resize(size, Image.Resampling.BILINEAR, box=self.source)
         if self.mirrored:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        canvas.paste(part, (left, top))
+        return part, (left, top)
 
-    def move(self, boxes: Boxes) -> Boxes:
-        """Bring the boxes over; those of which too little is left are left behind."""
+    def move(self, boxes: Boxes, canvas: tuple[int, int]) -> Boxes:
+        """Bring the boxes over, and masks if they have some.
+
+        Those of which too little is left are left behind.
+
+        Args:
+            boxes: of the image.
+            canvas: height and width, pixels.
+        """
         low, high = np.array(self.place[:2]), np.array(self.place[2:])
         start, end = np.array(self.source[:2]), np.array(self.source[2:])
         factor = (high - low) / (end - start)
@@ -93,14 +101,14 @@ class Cut:
         sides, whole = seen[:, 1] - seen[:, 0], pairs[:, 1] - pairs[:, 0]
         kept = (sides >= LEAST_SIDE).all(1) & (sides.prod(1) >= LEAST_SEEN * whole.prod(1))
         corners = seen.reshape(-1, 4).astype(np.float32)
-        return Boxes(boxes.name, corners, boxes.labels, boxes.crowd).select(kept)
+        return boxes.select(kept).moved(corners[kept], self.part, canvas)
 
 
 class Scenes:
-    """Images and boxes of a split.
+    """Images and boxes of a split, with their masks where these are `Instances`.
 
     Args:
-        split: with `Boxes` targets.
+        split: with targets that `read()` gives `Boxes` of.
         preprocess: of the network, with `fit="pad"`.
         spare: how much larger than the network sees them images are kept; never enlarged.
     """
@@ -232,10 +240,10 @@ class Scenes:
             job: tuple[list[tuple[Scene, Cut]], list[tuple[Scene, Cut]] | None, float],
         ) -> tuple[Tensor, Boxes]:
             parts, others, share = job
-            canvas, boxes = self._canvas(parts), _joined(parts)
+            canvas, boxes = self._canvas(parts), self._moved(parts)
             if others is not None:
                 canvas = Image.blend(self._canvas(others), canvas, share)
-                boxes = _together([boxes, _joined(others)])
+                boxes = boxes.together([self._moved(others)])
             pixels = np.array(canvas).reshape(canvas.height, canvas.width, -1)
             return torch.from_numpy(pixels).permute(2, 0, 1), boxes
 
@@ -250,8 +258,12 @@ class Scenes:
         canvas = Image.new("RGB", (wide, high), (grey,) * 3) if colour else None
         canvas = canvas or Image.new("L", (wide, high), grey)
         for (image, _), cut in parts:
-            cut.paste(image, canvas)
+            canvas.paste(*cut.part(image))
         return canvas
+
+    def _moved(self, parts: Sequence[tuple[Scene, Cut]]) -> Boxes:
+        first, *others = (cut.move(boxes, self.preprocess.shape) for (_, boxes), cut in parts)
+        return first.together(others) if others else first
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pool": None}
@@ -307,20 +319,6 @@ def _cut(
     (x1, x2), (y1, y2) = source
     (left, right), (top, bottom) = place
     return Cut((x1, y1, x2, y2), (left, top, right, bottom), mirrored)
-
-
-def _joined(parts: Sequence[tuple[Scene, Cut]]) -> Boxes:
-    return _together([cut.move(boxes) for (_, boxes), cut in parts])
-
-
-def _together(several: Sequence[Boxes]) -> Boxes:
-    if len(several) == 1:
-        return several[0]
-    corners, labels, crowd = (
-        np.concatenate([getattr(boxes, part) for boxes in several])
-        for part in ("corners", "labels", "crowd")
-    )
-    return Boxes(several[0].name, corners, labels, crowd)
 
 
 def recoloured(images: Tensor, strength: float, draws: _Draws) -> Tensor:

@@ -69,6 +69,11 @@ class Preprocess:
             raise ValueError(f"one mean and one std (not 0) for each channel expected: {self}")
 
     @property
+    def still(self) -> Preprocess:
+        """What happens to a single picture: all of it, unless a sample is several pictures."""
+        return self
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the network's input; an `AnyShape` where others do as well."""
         shape = self.size, self.width or self.size

@@ -53,16 +53,27 @@ class BatchAugment:
 
         Args:
             images: uint8 (N, C, H, W), whole images, cropped here; or float32 (N, C, S, S) on the
-                0..255 scale, which were cropped when they were fetched.
+                0..255 scale, which were cropped when they were fetched. Clips are (N, T, C, H, W).
             size: of the result, for progressive resolution; None = the preprocessing's.
 
         Returns:
-            float32 (N, C, size, size) on the device of `images`.
+            float32 (N, C, size, size), of clips (N, C, T, size, size), on the device of `images`.
         """
+        if images.ndim == 5:
+            return self._clips(images, size or self.preprocess.size)
         x = self._spatial(images, size or self.preprocess.size)
         if self._operations:
             x = self._in_chunks(x.round().to(torch.uint8))
         return self._erase(self._module.to(x.device).normalise(x))
+
+    def _clips(self, clips: Tensor, size: int) -> Tensor:
+        """The same for all frames of a clip, which are its channels where the place is drawn."""
+        n, t = clips.shape[:2]
+        x = self._spatial(clips.flatten(1, 2), size).unflatten(1, (t, -1))
+        if self._operations:
+            x = torch.stack([self._chain(clip) for clip in x.round().to(torch.uint8)])
+        x = self._module.to(x.device).normalise(x.flatten(0, 1)).unflatten(0, (n, t))
+        return self._erase(x.flatten(1, 2)).view_as(x).transpose(1, 2)
 
     def _spatial(self, images: Tensor, size: int) -> Tensor:
         """Crop, mirror, resize: float32 (N, C, size, size) on the 0..255 scale."""

@@ -5,14 +5,16 @@ What comes before is written in ONNX's own text form, which reads like the graph
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
-from onnx import compose, parser
+from onnx import compose, helper, parser
 
 from sinet.data.preprocess import GREY, Preprocess
 
 _PREPROCESS = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
-preprocess (uint8[batch, height, width, {channels}] images)
+preprocess (uint8[{given}, height, width, {channels}] images)
     => (float[batch, {channels}, {sides}] {output})
 <
   double short_side = {{{short_side}}},
@@ -25,24 +27,44 @@ preprocess (uint8[batch, height, width, {channels}] images)
   int64[2] box = {{{high}, {wide}}},
   double[2] box_sides = {{{high}.0, {wide}.0}},
   int64[4] box_shape = {{0, {channels}, {high}, {wide}}},
+  int64[1] every = {{-1}},
+  int64[4] clip_shape = {{-1, {channels}, {high}, {wide}}},
   float grey = {{{grey}}},
   float[1, {channels}, 1, 1] scale = {{{scale}}},
   float[1, {channels}, 1, 1] shift = {{{shift}}}
 >
 {{
-  planes = Transpose <perm = [0, 3, 1, 2]> (images)
+  {enter}
   values = Cast <to = 1> (planes)
   {fit}
   fixed = {fixed}
 
   scaled_pixels = Mul (fixed, scale)
-  {output} = Add (scaled_pixels, shift)
+  {leave}
 }}
 """
+_PICTURES = (
+    "planes = Transpose <perm = [0, 3, 1, 2]> (images)",
+    "{output} = Add (scaled_pixels, shift)",
+)
+# The frames of clips are pictures one by one, and clips again at the end.
+_CLIPS = (
+    """
+  frame = Shape <start = 2> (images)
+  frames_shape = Concat <axis = 0> (every, frame)
+  frames = Reshape (images, frames_shape)
+  planes = Transpose <perm = [0, 3, 1, 2]> (frames)""",
+    """
+  ready = Add (scaled_pixels, shift)
+  count = Shape <start = 0, end = 1> (images)
+  clips_shape = Concat <axis = 0> (count, clip_shape)
+  clips = Reshape (ready, clips_shape)
+  {output} = Transpose <perm = [0, 2, 1, 3, 4]> (clips)""",
+)
 
 # In double precision, as Preprocess.resized does it: floor(side * ratio + 0.5).
 _SCALED = """
-  shape = Shape <start = 1, end = 3> (images)
+  shape = Shape <start = 2, end = 4> (values)
   sides = Cast <to = 11> (shape)
   {ratio}
   scaled = Mul (sides, ratio)
@@ -76,7 +98,7 @@ _FIT = {
 }
 # For `none` with multiples: how much is missing is -side modulo the multiple.
 _GROWN = """
-  shape = Shape <start = 1, end = 3> (images)
+  shape = Shape <start = 2, end = 4> (values)
   short = Neg (shape)
   spare = Mod (short, multiple)
   pads = Concat <axis = 0> (start, spare)
@@ -90,23 +112,29 @@ def preprocess_graph(
 ) -> onnx.ModelProto:
     """`images` uint8 (N, H, W, C) of any size -> `output` float32 (N, C, *preprocess.shape).
 
-    With fit "none" the output has any size too.
+    With fit "none" the output has any size too. Clips are uint8 (N, T, H, W, C) and become
+    float32 (N, C, T, height, width); their number of frames T is stated, but nothing depends on it.
 
     `exclude_outside` makes ONNX renormalise the antialiasing filter at the border, as Pillow and
     torch do; without it, pixels differ by up to 13 of 255. An image that already has the network's
     size is merely copied by Resize and Slice (0.05 ms at 224 px), so no branch around them.
     """
     divisors = [255.0 * std for std in preprocess.std]
-    high, wide = preprocess.shape
+    high, wide = preprocess.still.shape
+    frames = preprocess.shape[:-2]  # of clips
     free = preprocess.fit == "none"
-    return parser.parse_model(
+    enter, leave = _CLIPS if frames else _PICTURES
+    made = parser.parse_model(
         _PREPROCESS.format(
             ir_version=ir_version,
             opset=opset,
             channels=preprocess.channels,
             high=high,
             wide=wide,
-            sides="high, wide" if free else f"{high}, {wide}",
+            given=", ".join(["batch", *map(str, frames)]),
+            enter=enter,
+            leave=leave.format(output=output),
+            sides="high, wide" if free else ", ".join(map(str, preprocess.shape)),
             output=output,
             fit=_GROWN if preprocess.multiple > 1 else _FIT[preprocess.fit],
             fixed=_FREE if free else _FIXED,
@@ -118,6 +146,10 @@ def preprocess_graph(
             shift=_numbers([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]),
         )
     )
+    used = {name for node in made.graph.node for name in node.input}
+    for tensor in [t for t in made.graph.initializer if t.name not in used]:
+        made.graph.initializer.remove(tensor)  # engines warn about what nobody uses
+    return made
 
 
 def _numbers(values: list[float]) -> str:
@@ -138,3 +170,43 @@ def append_tail(model: onnx.ModelProto, tail: onnx.ModelProto) -> None:
     model.graph.node.extend(tail.graph.node)
     model.graph.initializer.extend(tail.graph.initializer)
     model.graph.output.extend(tail.graph.output)
+
+
+def part_of(
+    model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """The part of a graph that makes some of its tensors from others of them.
+
+    Args:
+        model: with everything between the two; it keeps its own nodes.
+        inputs: inputs or outputs of `model`, whose shapes the part leaves open.
+        outputs: outputs of `model`.
+
+    Raises:
+        ValueError: the outputs need more than these inputs.
+    """
+    graph = model.graph
+    makers = {name: place for place, node in enumerate(graph.node) for name in node.output}
+    needed: set[int] = set()
+    waiting, seen = list(outputs), set(inputs)
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in makers:
+            needed.add(makers[name])
+            waiting += graph.node[makers[name]].input
+    lacking = {entry.name for entry in graph.input} & seen - set(inputs)
+    if lacking:
+        raise ValueError(f"{', '.join(outputs)} cannot be made without {', '.join(lacking)}")
+    known = {entry.name: entry for entry in (*graph.input, *graph.output)}
+    kinds = [known[name].type.tensor_type.elem_type for name in inputs]
+    part = helper.make_graph(
+        [node for place, node in enumerate(graph.node) if place in needed],
+        graph.name,
+        [helper.make_tensor_value_info(n, k, None) for n, k in zip(inputs, kinds, strict=True)],
+        [known[name] for name in outputs],
+        [tensor for tensor in graph.initializer if tensor.name in seen],
+    )
+    return helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)

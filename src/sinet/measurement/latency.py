@@ -110,13 +110,15 @@ def feed(
 ) -> dict[str, npt.NDArray[Any]]:
     """Random inputs that fit a session: free dimensions get the batch, then height and width.
 
-    Images of dtype uint8 are (N, H, W, C), floats (N, C, H, W); fixed dimensions stay as they are.
+    Images of dtype uint8 are (N, H, W, C) and clips (N, T, H, W, C), floats (N, C, H, W); fixed
+    dimensions, such as the frames T, stay as they are.
     """
     rng = np.random.default_rng(seed)
     inputs: dict[str, npt.NDArray[Any]] = {}
     for entry in opened.get_inputs():
         is_bytes = entry.type == "tensor(uint8)"
-        free = [batch, hw[0], hw[1], 3] if is_bytes else [batch, 3, hw[0], hw[1]]
+        frames = [1] * (len(entry.shape) - 4)
+        free = [batch, *frames, *hw, 3] if is_bytes else [batch, 3, *hw]
         shape = [d if isinstance(d, int) else f for d, f in zip(entry.shape, free, strict=False)]
         if is_bytes:
             inputs[entry.name] = rng.integers(0, 256, shape, dtype=np.uint8)

@@ -210,9 +210,9 @@ class _Chain:
         for name, opened in self.opened.items():
             found = self.task.through(partial(_asked, opened), samples, names)
             self.scorers[name].update(found, truths)
-            gaps = [np.abs(found[part] - eager[part]).max() for part in self.task.raw]
+            gap = self.task.gap(found, eager)
             # numpy's maximum keeps a NaN, which must stop everything
-            self._worst[name] = float(np.max([self._worst[name], *gaps]))
+            self._worst[name] = float(np.max([self._worst[name], gap]))
 
     def _eagerly(self, images: Array, names: Sequence[str]) -> dict[str, Array]:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Any registered backbone as a list of maps, from any weights that a classifier can have."""
+"""Any registered backbone as a list of maps or as a vector, from any weights of a classifier."""
 
 from __future__ import annotations
 
@@ -54,6 +54,31 @@ def create_backbone(
         ) from error
     if weights is not None:
         copy_weights(load_classifier(name, in_chans, weights, **options), body)
+    return body
+
+
+def create_body(
+    name: str, in_chans: int = 3, weights: str | None = None, **options: object
+) -> nn.Module:
+    """A timm network without its classifier: (B, in_chans, H, W) -> (B, head_hidden_size).
+
+    Args:
+        name: any name registered with timm.
+        in_chans: image channels.
+        weights: None = from scratch, else a source of `load_weights`.
+        **options: of the network.
+
+    Raises:
+        UsageError: unknown name, or weights that cannot be had.
+    """
+    if not timm.is_model(name):
+        raise unknown("backbone", name, timm.list_models())
+    body: nn.Module
+    if weights is None:
+        body = timm.create_model(name, in_chans=in_chans, **options)
+    else:
+        body = load_classifier(name, in_chans, weights, **options)
+    body.reset_classifier(0)  # type: ignore[operator]
     return body
 
 

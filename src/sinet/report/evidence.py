@@ -54,7 +54,7 @@ def save_evidence(run: Path, task: Signature, split: Split, verdict: Verdict, fi
         verdict: of the verification.
         file: the one that ships.
     """
-    scorer, channels = verdict.scorer, task.facts.preprocess.channels
+    scorer, reader = verdict.scorer, task.input
     if isinstance(scorer, ClassScorer):
         used = verdict.used
         save_predictions(
@@ -62,7 +62,7 @@ def save_evidence(run: Path, task: Signature, split: Split, verdict: Verdict, fi
             [split.names[i] for i in used],
             scorer.labels,
             scorer.probability,
-            lambda i: split.image(used[i], channels),
+            lambda i: reader.picture(reader.load(split, used[i])),
         )
         return
     quality = scorer.per_input()

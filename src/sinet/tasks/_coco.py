@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sinet.data.boxes import Boxes, box_iou
+from sinet.data.instances import Instances
+from sinet.data.regions import Region, Size, region_iou
 from sinet.errors import missing_extra
 
 IOUS = np.linspace(0.5, 0.95, 10)
@@ -36,13 +38,23 @@ class Answers:
     """(n,)."""
     labels: Array
     """Class indices (n,)."""
+    regions: tuple[Region, ...] | None = None
+    """Their pixels, where these are compared and not boxes."""
 
     @classmethod
-    def of(cls, corners: Array, scores: Array, labels: Array) -> Answers:
+    def of(
+        cls, corners: Array, scores: Array, labels: Array, regions: Sequence[Region] | None = None
+    ) -> Answers:
         """Those that have a score above 0."""
         kept = np.flatnonzero(scores > 0)
-        kept = kept[np.argsort(-scores[kept], kind="stable")]
-        return cls(corners[kept], scores[kept], labels[kept])
+        every = cls(corners, scores, labels, None if regions is None else tuple(regions))
+        return every.select(kept[np.argsort(-scores[kept], kind="stable")])
+
+    def select(self, chosen: Array) -> Answers:
+        """Those at these places, or where a mask is true."""
+        places = np.arange(len(self.scores))[chosen]
+        held = None if self.regions is None else tuple(self.regions[i] for i in places)
+        return Answers(self.corners[places], self.scores[places], self.labels[places], held)
 
 
 def evaluator() -> Any:
@@ -58,7 +70,7 @@ def evaluator() -> Any:
 
 
 def coco_precision(
-    answers: Sequence[Answers], truths: Sequence[Boxes], classes: int
+    answers: Sequence[Answers], truths: Sequence[Boxes], classes: int, kind: str = "bbox"
 ) -> tuple[float, float]:
     """Mean average precision over the classes that occur: of IoU 0.5 ... 0.95, and of 0.5.
 
@@ -66,16 +78,17 @@ def coco_precision(
         answers: one an image.
         truths: likewise.
         classes: how many there are.
+        kind: "bbox", or "segm" to compare pixels.
 
     Raises:
         UsageError: faster-coco-eval is not installed.
     """
     package = evaluator()
-    known, said = as_coco(answers, truths, classes)
+    known, said = as_coco(answers, truths, classes, kind)
     if not said or not known["annotations"]:
         return 0.0, 0.0
     truth = package.COCO(known, print_function=_silent)
-    count = package.COCOeval_faster(truth, truth.loadRes(said), "bbox", print_function=_silent)
+    count = package.COCOeval_faster(truth, truth.loadRes(said), kind, print_function=_silent)
     count.evaluate()
     count.accumulate()
     count.summarize()
@@ -88,40 +101,58 @@ def _silent(*_: Any) -> None:
 
 
 def as_coco(
-    answers: Sequence[Answers], truths: Sequence[Boxes], classes: int
+    answers: Sequence[Answers], truths: Sequence[Boxes], classes: int, kind: str = "bbox"
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Truths as the content of a COCO file, answers as that of a file of results; ids from 1."""
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
+    images: list[dict[str, int]] = []
     for image, (found, truth) in enumerate(zip(answers, truths, strict=True), start=1):
-        for box, label, crowd in zip(
-            _sides(truth.corners), truth.labels.tolist(), truth.crowd.tolist(), strict=True
+        high, wide = size = _held(found, truth)
+        images.append({"id": image, "height": high, "width": wide})
+        for i, (label, crowd) in enumerate(
+            zip(truth.labels.tolist(), truth.crowd.tolist(), strict=True)
         ):
             place = {"id": len(annotations) + 1, "image_id": image, "category_id": label + 1}
-            annotations.append(
-                {**place, "bbox": box, "area": box[2] * box[3], "iscrowd": int(crowd)}
-            )
-        for box, label, score in zip(
-            _sides(found.corners), found.labels.tolist(), found.scores.tolist(), strict=True
+            shape = _shape(truth, i, size) if kind == "segm" else _box(truth, i)
+            annotations.append({**place, **shape, "iscrowd": int(crowd)})
+        for i, (label, score) in enumerate(
+            zip(found.labels.tolist(), found.scores.tolist(), strict=True)
         ):
-            results.append(
-                {"image_id": image, "category_id": label + 1, "bbox": box, "score": score}
-            )
+            shape = _shape(found, i, size) if kind == "segm" else _box(found, i)
+            results.append({"image_id": image, "category_id": label + 1, "score": score, **shape})
     known = {
-        "images": [{"id": i + 1} for i in range(len(truths))],
+        "images": images,
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": str(i)} for i in range(classes)],
     }
     return known, results
 
 
-def _sides(corners: Array) -> list[list[float]]:
-    """Corners as x, y, width, height."""
-    whole = corners.astype(np.float64)
-    rows: list[list[float]] = np.concatenate(
-        [whole[:, :2], whole[:, 2:] - whole[:, :2]], 1
-    ).tolist()
-    return rows
+def _box(held: Answers | Boxes, i: int) -> dict[str, Any]:
+    """A box as x, y, width, height."""
+    x1, y1, x2, y2 = held.corners[i].astype(np.float64).tolist()
+    return {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+
+
+def _shape(held: Answers | Boxes, i: int, size: Size) -> dict[str, Any]:
+    """An object's pixels."""
+    region = _regions(held)[i]
+    return {"segmentation": region.rle(size), "area": region.area}
+
+
+def _regions(held: Answers | Boxes) -> tuple[Region, ...]:
+    assert isinstance(held, Answers | Instances)
+    assert held.regions is not None
+    return held.regions
+
+
+def _held(*parts: Answers | Boxes) -> Size:
+    """Height and width of an image that holds all these pixels; what is beyond is of no matter."""
+    regions = [r for part in parts for r in getattr(part, "regions", None) or ()]
+    ends = [(r.top + r.pixels.shape[0], r.left + r.pixels.shape[1]) for r in regions]
+    high, wide = (max([1, *side]) for side in zip(*ends, strict=True)) if ends else (1, 1)
+    return high, wide
 
 
 class Matches:
@@ -150,7 +181,7 @@ class Matches:
             mine = np.flatnonzero(found.labels == label)[:_MOST]
             kept[mine] = True
             own = truth.select(truth.labels == label)
-            right[:, mine] = _match(found.corners[mine], own)
+            right[:, mine] = _match(found.select(mine), own)
         self._right.append(right[:, kept])
         self._scores.append(found.scores[kept])
         self._labels.append(found.labels[kept])
@@ -180,14 +211,21 @@ class Matches:
         return found
 
 
-def _match(corners: Array, truth: Boxes) -> Array:
+def overlaps(found: Answers, truth: Boxes) -> Array:
+    """IoU of all pairs (n, m), of pixels where answers have some; in crowds the share inside."""
+    if found.regions is not None:
+        return region_iou(found.regions, _regions(truth), truth.crowd)
+    overlap = box_iou(found.corners, truth.corners)
+    if truth.crowd.any():
+        overlap[:, truth.crowd] = _share_inside(found.corners, truth.corners[truth.crowd])
+    return overlap
+
+
+def _match(found: Answers, truth: Boxes) -> Array:
     """COCO's rule for one class: the surest answer takes the free box that it overlaps most."""
-    order = np.argsort(truth.crowd, kind="stable")  # crowds last
-    crowd = truth.crowd[order]
-    overlap = box_iou(corners, truth.corners[order])
-    if crowd.any():  # of an answer in a crowd, what lies inside counts
-        overlap[:, crowd] = _share_inside(corners, truth.corners[order][crowd])
-    right = np.zeros((len(IOUS), len(corners)), np.int8)
+    truth = truth.select(np.argsort(truth.crowd, kind="stable"))  # crowds last
+    crowd, overlap = truth.crowd, overlaps(found, truth)
+    right = np.zeros((len(IOUS), len(overlap)), np.int8)
     free = np.ones((len(IOUS), len(crowd)), bool)
     for i, row in enumerate(overlap):
         near = np.flatnonzero(row >= IOUS[0])

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +39,15 @@ def described(data: ImageDataset, preprocess: Preprocess) -> Described:
     return Described(
         data.task, list(data.classes), list(data.class_ids), data.multilabel, preprocess
     )
+
+
+def backbones(usual: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """The first spec of each name, without the networks that take images of one size only."""
+    first: dict[str, ModelSpec] = {}
+    for spec in usual:
+        first.setdefault(spec.name, spec)
+    configs = {name: timm.get_pretrained_cfg(name) for name in first}
+    return [s for name, s in first.items() if not getattr(configs[name], "fixed_input_size", False)]
 
 
 class TrainImages:
@@ -175,8 +185,8 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
     def predict(self, images: Tensor) -> list[Result]:
         """Typed results, one per network input of float32 (B, C, height, width)."""
         # the tail looks at the sides of images as a file gets them, channels last
-        run = self.signature.eager(self.outputs, lambda given: given.permute(0, 3, 1, 2))
-        named = {k: v.cpu().numpy() for k, v in run(images.permute(0, 2, 3, 1)).items()}
+        run = self.signature.eager(self.outputs, lambda given: given.movedim(-1, 1))
+        named = {k: v.cpu().numpy() for k, v in run(images.movedim(1, -1)).items()}
         return [
             self.signature.result(f"#{i}", {name: value[i] for name, value in named.items()})
             for i in range(len(images))

@@ -45,8 +45,9 @@ class Classify(ImageTask):
         if not mixers or len(images) < 2 or torch.rand(()) >= self.recipe.mix_prob:
             return images, targets
         mixer = mixers[int(torch.randint(len(mixers), ()))]
-        mixed: tuple[Tensor, Tensor] = mixer(images, targets)
-        return mixed
+        # all frames of a clip are blended alike: to the mixer they are channels
+        mixed, soft = mixer(images.flatten(1, -3), targets)
+        return mixed.view_as(images), soft
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with the recipe's label smoothing; binary for several labels."""
@@ -56,10 +57,14 @@ class Classify(ImageTask):
             return F.binary_cross_entropy_with_logits(outputs, soft)
         return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
+    def logits(self, images: Tensor) -> Tensor:
+        """What the network says of each class, (B, classes)."""
+        return self.outputs(images)
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Take a batch into loss and metrics."""
         images, targets = batch
-        outputs = self.outputs(images)
+        outputs = self.logits(images)
         if self.multilabel:
             loss = F.binary_cross_entropy_with_logits(outputs, targets)
             self.scores.update(outputs.sigmoid(), targets.long())

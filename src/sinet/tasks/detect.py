@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +17,7 @@ from sinet.data.pairs import as_seen
 from sinet.data.preprocess import Preprocess
 from sinet.heads.light_detect import Decode, Dense
 from sinet.models.spec import ModelSpec
-from sinet.tasks.base import ImageTask, once
+from sinet.tasks.base import ImageTask, backbones, once
 from sinet.tasks.signatures import Result
 from sinet.tasks.signatures.detect import BoxScorer
 from sinet.training.assign import detection_loss
@@ -58,6 +57,9 @@ def as_rows(boxes: Sequence[Boxes]) -> Tensor:
 class TrainScenes:
     """Changed images and their boxes; all randomness follows from seed and images."""
 
+    targets: Callable[[Sequence[Boxes]], Any] = staticmethod(as_rows)
+    """The boxes of a batch as the network learns from them."""
+
     def __init__(self, split: Split, recipe: Recipe, preprocess: Preprocess) -> None:
         self.scenes = once(split, ("train", preprocess), lambda: Scenes(split, preprocess, SPARE))
         self.recipe, self.jitter = recipe, jitter_of(recipe)
@@ -65,11 +67,11 @@ class TrainScenes:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """uint8 (N, C, h, w) and rows of boxes (G, 6)."""
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Any]:
+        """uint8 (N, C, h, w) and `targets`, here rows of boxes (G, 6)."""
         draws = torch.Generator().manual_seed(derived_seed(self.recipe.seed, *indices[:8]))
         images, boxes = self.scenes.jittered(indices, self.jitter, draws)
-        return images, as_rows(boxes)
+        return images, self.targets(boxes)
 
 
 class ValScenes:
@@ -98,29 +100,26 @@ class Detect(ImageTask):
     """
 
     name = "detect"
+    source: type[TrainScenes] = TrainScenes
+    """Of the training images."""
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
     ) -> None:
         super().__init__(network, data, recipe, preprocess)
         self.decode = Decode()
-        self.scorer = BoxScorer(self.signature.facts)
+        self.scorer = self._empty_scorer()
         self.tail = self.signature.tail().eval()
+
+    def _empty_scorer(self) -> BoxScorer:
+        scorer = self.signature.scorer()
+        assert isinstance(scorer, BoxScorer)
+        return scorer
 
     @staticmethod
     def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
         """Our light head on each backbone, at several sizes in the images' own shape."""
-        height, width = ImageTask.typical(data)[:2]
-        longest = max(128, round(max(height, width) / 32) * 32)
-        sizes = [side for side in SIZES if side <= 1.1 * longest][:3] or [128]
-        bodies = {s.name: s for s in reversed(usual) if _any_size(s.name)}
-        order = [bodies[n] for n in dict.fromkeys(s.name for s in usual) if n in bodies]
-        share = height / max(height, width)
-        return [
-            ModelSpec(HEAD, max(64, round(side * share / 32) * 32), {"backbone": s.name}, s.weights)
-            for side in sizes
-            for s in order
-        ]
+        return headed(HEAD, SIZES, usual, data)
 
     @staticmethod
     def recipe_name(spec: ModelSpec) -> str:
@@ -142,7 +141,7 @@ class Detect(ImageTask):
         split = self.data.train
         if limit is not None:
             split = split.subset(np.arange(min(limit, len(split))))
-        return TrainScenes(split, self.recipe, self.preprocess)
+        return self.source(split, self.recipe, self.preprocess)
 
     def val_source(self, split: Split | None = None) -> Any:
         """The validation images and boxes, or those of another split."""
@@ -166,7 +165,7 @@ class Detect(ImageTask):
         moved = targets.to(device) if isinstance(targets, Tensor) else targets
         return images.to(device), moved
 
-    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Of a one-stage network here; others know their own."""
         if not isinstance(outputs, Dense):
             total: Tensor = self.network.losses(outputs, targets)  # type: ignore[operator]
@@ -181,20 +180,17 @@ class Detect(ImageTask):
         ready = self.ordered(images)
         logits, corners = self.network(ready)
         if self.recipe.tta and self.recipe.flip == "horizontal":
-            more, turned = self.network(ready.flip(-1))
-            x1, y1, x2, y2 = turned.unbind(-1)
-            width = images.shape[-1]
-            corners = torch.cat([corners, torch.stack([width - x2, y1, width - x1, y2], -1)], 1)
-            logits = torch.cat([logits, more], 1)
+            mirrored = self.network(ready.flip(-1))
+            logits, corners = joined((logits, corners), mirrored, images.shape[-1])
         return logits.float(), corners.float()
 
     def answers(self, images: Tensor) -> list[dict[str, np.ndarray[Any, Any]]]:
         """What a file would give for each network input, in the pixels of that input."""
-        logits, corners = (part.cpu() for part in self.outputs(images))
+        raw = [part.cpu() for part in self.outputs(images)]
         height, width = images.shape[-2:]
         blank = torch.zeros(1, height, width, 1, dtype=torch.uint8)  # only its size is asked for
         names, rows = self.signature.names, range(len(images))
-        found = [self.tail(blank, logits[i, None], corners[i, None]) for i in rows]
+        found = [self.tail(blank, *(part[i, None] for part in raw)) for i in rows]
         return [
             {name: part.numpy() for name, part in zip(names, parts, strict=True)} for parts in found
         ]
@@ -215,20 +211,45 @@ class Detect(ImageTask):
 
     def metrics(self) -> dict[str, float]:
         """Over all images of all processes."""
-        scorer, self.scorer = self.scorer, BoxScorer(self.signature.facts)
+        scorer, self.scorer = self.scorer, self._empty_scorer()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, (scorer.answers, scorer.truths))
             scorer.answers = [a for answers, _ in parts for a in answers]
             scorer.truths = [t for _, truths in parts for t in truths]
         overall, half = scorer.both()
-        return {"val/map50": half, "val/map": overall}
+        return {self.signature.metric: half, self.signature.metric.removesuffix("50"): overall}
 
 
-def _any_size(name: str) -> bool:
-    """Whether a backbone takes images of any size."""
-    cfg = timm.get_pretrained_cfg(name)
-    return cfg is None or not cfg.fixed_input_size
+def joined(
+    found: tuple[Tensor, Tensor], mirrored: tuple[Tensor, Tensor], width: int
+) -> tuple[Tensor, Tensor]:
+    """Logits and corners of images this wide, with those of the mirrored images behind them."""
+    x1, y1, x2, y2 = mirrored[1].unbind(-1)
+    corners = torch.stack([width - x2, y1, width - x1, y2], -1)
+    return torch.cat([found[0], mirrored[0]], 1), torch.cat([found[1], corners], 1)
+
+
+def headed(
+    head: str, sides: Sequence[int], usual: Sequence[ModelSpec], data: ImageDataset
+) -> list[ModelSpec]:
+    """A head on each backbone, at several sizes in the images' own shape.
+
+    Args:
+        head: name of the network.
+        sides: long sides of the inputs in pixels, the most promising first.
+        usual: the backbones; those that take one size only are left out.
+        data: the data set.
+    """
+    height, width = ImageTask.typical(data)[:2]
+    longest = max(128, round(max(height, width) / 32) * 32)
+    sizes = [side for side in sides if side <= 1.1 * longest][:3] or [128]
+    share = height / max(height, width)
+    return [
+        ModelSpec(head, max(64, round(side * share / 32) * 32), {"backbone": s.name}, s.weights)
+        for side in sizes
+        for s in backbones(usual)
+    ]
 
 
 LEARNER = Detect

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from sinet.data.preprocess import Preprocess
 from sinet.errors import UsageError
 from sinet.models.spec import ModelSpec
 from sinet.models.svhn_multidigit import NumberLogits, number_loss
-from sinet.tasks.base import Batch, ImageTask, once
+from sinet.tasks.base import Batch, ImageTask, backbones, once
 from sinet.tasks.signatures.digits import SURE, character_accuracy, coverage_at
 from sinet.training.inputs import Stats, input_stats
 from sinet.training.recipe import Recipe
@@ -100,12 +99,10 @@ class Digits(ImageTask):
     @staticmethod
     def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
         """Our heads on each backbone that takes any size, and smaller pictures last."""
-        bodies = {s.name: s for s in reversed(usual) if _any_size(s.name)}
-        order = [bodies[n] for n in dict.fromkeys(s.name for s in usual) if n in bodies]
         return [
             ModelSpec(HEAD, size, {"backbone": s.name, "img_size": size}, s.weights)
             for size in SIZES
-            for s in order
+            for s in backbones(usual)
         ]
 
     @staticmethod
@@ -179,12 +176,6 @@ def _gathered(part: Tensor) -> Tensor:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, part)
     return torch.cat(parts)
-
-
-def _any_size(name: str) -> bool:
-    """Whether a backbone takes images of any size."""
-    cfg = timm.get_pretrained_cfg(name)
-    return cfg is None or not cfg.fixed_input_size
 
 
 LEARNER = Digits

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +20,7 @@ from sinet.data.pairs import SPARE, Pairs, as_seen
 from sinet.data.preprocess import Preprocess
 from sinet.data.windows import Windows
 from sinet.models.spec import ModelSpec
-from sinet.tasks.base import ImageTask, once
+from sinet.tasks.base import ImageTask, backbones, once
 from sinet.tasks.signatures.segment import mean_iou
 from sinet.training.inputs import Stats, input_stats
 from sinet.training.loader import derived_seed
@@ -93,13 +92,11 @@ class Segment(ImageTask):
         height, width = _seen(data)
         short = min(LARGEST, max(64, round(min(height, width) / 32) * 32))
         sizes = [short, *(s for s in (384, 320, 256, 192, 128) if s < 0.9 * short)][:3]
-        bodies = {s.name: s for s in reversed(usual) if _any_size(s.name)}
-        order = [bodies[n] for n in dict.fromkeys(s.name for s in usual) if n in bodies]
         scale = height / min(height, width)
         return [
             ModelSpec(HEAD, round(size * scale / 32) * 32, {"backbone": s.name}, s.weights)
             for size in sizes
-            for s in order
+            for s in backbones(usual)
         ]
 
     @staticmethod
@@ -199,12 +196,6 @@ def _on_grid(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.shape[2:] == targets.shape[1:]:
         return logits
     return F.interpolate(logits, targets.shape[1:], mode="bilinear", align_corners=False)
-
-
-def _any_size(name: str) -> bool:
-    """Whether a backbone takes images of any size."""
-    cfg = timm.get_pretrained_cfg(name)
-    return cfg is None or not cfg.fixed_input_size
 
 
 LEARNER = Segment

@@ -14,6 +14,7 @@ import numpy as np
 from sinet.data.boxes import Boxes, Remark, presence, repaired, summary
 from sinet.data.dataset import ClassId, ImageDataset, Split, listed
 from sinet.data.image import ORIENTATION_TAG, SUFFIXES, opened
+from sinet.data.instances import Outlined
 from sinet.data.readers._layout import SPLITS
 from sinet.errors import DataError
 
@@ -86,8 +87,17 @@ def collect(
     found: Mapping[str, Sequence[Picture]],
     names: Mapping[ClassId, str],
     notes: Sequence[str],
+    outlined: bool = False,
 ) -> ImageDataset:
     """The data set: boxes in pixels, checked; ids become indices in the order of `names`.
+
+    Args:
+        root: of the data set.
+        form: the format that was read.
+        found: the images of each split.
+        names: of the classes, by the user's ids.
+        notes: what was noticed before.
+        outlined: keep the outlines of objects, and only objects that have one.
 
     Raises:
         DataError: no image at all, no box at all, or boxes that were drawn on other images.
@@ -103,7 +113,9 @@ def collect(
     with ThreadPoolExecutor() as pool:
         for split, pictures in found.items():
             targets = []
-            for boxes, said, problem in pool.map(lambda p: _boxes(root, p, index), pictures):
+            for boxes, said, problem in pool.map(
+                lambda p: _boxes(root, p, index, outlined), pictures
+            ):
                 targets.append(boxes)
                 remarks += said
                 problems += [problem] if problem else []
@@ -114,14 +126,21 @@ def collect(
            "put the images back that were annotated")  # fmt: skip
     boxes_in_all = sum(len(target) for split in splits.values() for target in split.targets)
     if not boxes_in_all:
-        raise DataError(f"{root}: {form} without a single usable box; {'; '.join(summary(remarks))}"
-                        " draw some boxes first")  # fmt: skip
+        what = "outline" if outlined else "box"
+        raise DataError(f"{root}: {form} without a single usable {what}; "
+                        f"{'; '.join(summary(remarks))} draw some first")  # fmt: skip
     empty = [
         n for s in splits.values() for n, t in zip(s.names, s.targets, strict=True) if not len(t)
     ]
-    lines = [f"{boxes_in_all} boxes", *notes, *unnamed, *summary(remarks)]
+    lines = [f"{boxes_in_all} {'objects' if outlined else 'boxes'}", *notes, *unnamed]
+    lines += summary(remarks)
+    if not outlined and any(_outline(a) for s in splits.values() for t in s.targets
+                            for a in t.annotations):  # fmt: skip
+        lines.append("objects have outlines too: `--task instances` learns these")
     if empty:
-        lines.append(f"{len(empty)} images have no box and count as background: {listed(empty, 3)}")
+        what = "outline" if outlined else "box"
+        some = listed(empty, 3)
+        lines.append(f"{len(empty)} images have no {what} and count as background: {some}")
     classes = list(names.values())
     return ImageDataset(root, form, classes, list(names), True, splits, notes=lines, task=TASK)
 
@@ -143,7 +162,7 @@ def _with_unnamed(
 
 
 def _boxes(
-    root: Path, picture: Picture, index: Mapping[ClassId, int]
+    root: Path, picture: Picture, index: Mapping[ClassId, int], outlined: bool
 ) -> tuple[Boxes, list[Remark], str]:
     """Boxes in the pixels of their image, remarks, and why they cannot be used (or nothing)."""
     labels = [index[key] for key in picture.ids]
@@ -154,16 +173,51 @@ def _boxes(
         height, width = upright_size(picture.path)
     except Exception:  # unreadable images are reported where all of them are
         return boxes.select(np.zeros(len(boxes), bool)), [], ""
+    scale = 1.0, 1.0
     if picture.shares:
-        boxes = boxes.scaled(width, height)
+        scale = float(width), float(height)
     elif picture.size and picture.size not in ((height, width), (width, height)):
         high, wide = picture.size
         if abs(wide * height - width * high) > 0.02 * wide * height:
             return boxes, [], (f"{picture.source}: made for {wide} x {high} pixels, "
                                f"{picture.path.name} has {width} x {height}")  # fmt: skip
-        boxes = boxes.scaled(width / wide, height / high)  # annotated before it was resized
-    whole, remarks = repaired(boxes, height, width)
+        scale = width / wide, height / high  # annotated before it was resized
+    whole, remarks = repaired(boxes.scaled(*scale), height, width)
+    if outlined:
+        whole, said = _with_outlines(whole, scale, (height, width))
+        remarks += said
     return replace(whole, name=picture.path.relative_to(root).as_posix()), remarks, ""
+
+
+def _with_outlines(
+    boxes: Boxes, scale: tuple[float, float], size: Size
+) -> tuple[Outlined, list[Remark]]:
+    """The boxes that have an outline, which is brought into pixels; remarks about the others."""
+    outlines, remarks = [], []
+    for i, annotation in enumerate(boxes.annotations):
+        given = _outline(annotation)
+        parts = given
+        if isinstance(given, list):
+            parts = [part for part in given if len(part) >= 6 and len(part) % 2 == 0]
+            parts = [(np.reshape(part, (-1, 2)) * scale).ravel().tolist() for part in parts]
+        if not parts:
+            kind = "few" if given else "bare"
+            remarks.append(Remark(kind, f"{boxes.name}, object {i + 1}"))
+        outlines.append(parts)
+    there = np.array([bool(parts) for parts in outlines], bool)
+    held = tuple(parts for parts in outlines if parts)
+    kept = boxes.select(there)
+    return Outlined(kept.name, kept.corners, kept.labels, kept.crowd, (), held, size), remarks
+
+
+def _outline(annotation: Mapping[str, Any]) -> Any:
+    """Polygons as a list of lists, run lengths as a mapping; something false for neither."""
+    given = annotation.get("segmentation", annotation.get("polygon"))
+    if isinstance(given, Mapping):
+        return given if {"counts", "size"} <= set(given) else None
+    if isinstance(given, list) and given and all(isinstance(v, int | float) for v in given):
+        return [given]
+    return given if isinstance(given, list) and all(isinstance(v, list) for v in given) else None
 
 
 def upright_size(path: Path) -> Size:

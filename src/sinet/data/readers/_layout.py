@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ def split_in(text: str) -> str | None:
 def visible(folder: Path) -> list[Path]:
     """What is in a folder, sorted by name, without hidden files and what macOS puts into zips."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+
+
+def seen_from(root: Path, path: Path) -> str:
+    """A path as it is called within a data set: relative to its folder, with forward slashes."""
+    return Path(os.path.relpath(path, root)).as_posix()
 
 
 @dataclass

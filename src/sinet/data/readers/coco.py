@@ -2,7 +2,8 @@
 
 `annotations/instances_train2017.json` beside `train2017/`; `train/_annotations.coco.json` among its
 images; or one JSON file above or beside a folder of images. Whatever else an annotation holds,
-polygons and run lengths included, stays reachable in `Boxes.annotations`.
+polygons and run lengths included, stays reachable in `Boxes.annotations`; with `--task instances`
+they are what is learned.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ def detect(root: Path) -> bool:
     return root.is_dir() and bool(_files(root))
 
 
-def read(root: Path) -> ImageDataset:
+def read(root: Path, outlined: bool = False) -> ImageDataset:
     """Read every split's file and find its images.
+
+    Args:
+        root: of the data set.
+        outlined: keep polygons and run lengths, for `--task instances`.
 
     Raises:
         DataError: malformed JSON, several files for one split, or two formats mixed.
@@ -52,8 +57,8 @@ def read(root: Path) -> ImageDataset:
     names: dict[ClassId, str] = {}
     notes: list[str] = []
     for split, path in _chosen(root).items():
-        content = _load(root, path)
-        _learn_names(root, path, content["categories"], names)
+        content = load(root, path)
+        learn_names(root, path, content["categories"], names)
         found[split] = _pictures(root, path, split, content, images, notes)
     used = {picture.path for pictures in found.values() for picture in pictures}
     homes = {path.parent for path in used}
@@ -61,12 +66,12 @@ def read(root: Path) -> ImageDataset:
     beside = [folder for folder in folders_with(root) if folder not in homes]
     refuse_mixture(root, FORMAT, bare, {".xml": "Pascal VOC", ".txt": "YOLO txt"}, beside)
     notes += left_out(len(bare), "images are in no JSON file", [path.name for path in bare])
-    return collect(
-        root, FORMAT, found, {key: names[key] for key in sorted(names, key=_order)}, notes
-    )
+    ordered = {key: names[key] for key in sorted(names, key=order)}
+    return collect(root, FORMAT, found, ordered, notes, outlined)
 
 
-def _order(key: ClassId) -> tuple[bool, Any]:
+def order(key: ClassId) -> tuple[bool, Any]:
+    """Where a class id stands among others: numbers first."""
     return isinstance(key, str), key
 
 
@@ -75,8 +80,11 @@ def _files(root: Path) -> list[Path]:
     for path in (p for folder in folders_with(root) for p in files_in(folder, ".json")):
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
-        # captions and bare lists of images have no boxes; the word may come late in a file
-        if _KEYS.search(head) and (b'"bbox"' in head or b'"bbox"' in path.read_bytes()):
+        if not _KEYS.search(head) or path.name.startswith("stuff_"):
+            continue
+        # captions and bare lists of images have no boxes; the words may come late in a file
+        content = head if len(head) < _HEAD else path.read_bytes()
+        if b'"bbox"' in content and b'"segments_info"' not in content:
             found.append(path)
     return found
 
@@ -102,7 +110,12 @@ def _chosen(root: Path) -> dict[str, Path]:
     return chosen
 
 
-def _load(root: Path, path: Path) -> dict[str, Any]:
+def load(root: Path, path: Path) -> dict[str, Any]:
+    """The content of a COCO file.
+
+    Raises:
+        DataError: malformed, or without one of the three lists.
+    """
     name = path.relative_to(root).as_posix()
     try:
         content = json.loads(path.read_bytes())
@@ -118,9 +131,14 @@ def _load(root: Path, path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _learn_names(
+def learn_names(
     root: Path, path: Path, categories: Sequence[Mapping[str, Any]], names: dict[ClassId, str]
 ) -> None:
+    """Add the names of a file's categories to those known.
+
+    Raises:
+        DataError: two files call one id by two names.
+    """
     for entry in categories:
         key, name = entry.get("id"), str(entry.get("name", "")).strip()
         if not isinstance(key, int | str) or not name:
@@ -142,7 +160,7 @@ def _pictures(
 ) -> list[Picture]:
     """The images of one file with their boxes; what does not fit together is noted."""
     name = path.relative_to(root).as_posix()
-    places = _Places(images, path, split)
+    places = Places(images, path, split)
     known: dict[Any, Picture] = {}
     absent: dict[Any, str] = {}
     for entry in content["images"]:
@@ -182,7 +200,7 @@ def _is_box(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
 
 
-class _Places:
+class Places:
     """Finds the files that a JSON file speaks of, wherever its images were put."""
 
     def __init__(self, images: Sequence[Path], path: Path, split: str) -> None:

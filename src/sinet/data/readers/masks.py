@@ -5,6 +5,10 @@ The folders are found by their names, with splits above or below them: `train/im
 alone. Pixels are class numbers (grey or palette) or colours. `classes.txt` beside them may name the
 classes: one name a line, by number, or `name r g b` by colour; a class named void, ignore(d),
 unlabelled or unlabeled counts for nothing, as does the number 255.
+
+A YAML file may say the same in other words: `train: {images: FOLDER, masks: FOLDER}`, likewise for
+val and test, and `classes: {number: name}`. Its folders may lie elsewhere, and images that have no
+mask there are left out.
 """
 
 from __future__ import annotations
@@ -13,13 +17,15 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from sinet.data.dataset import ALL, ClassId, ImageDataset, Split
 from sinet.data.image import ORIENTATION_TAG, SUFFIXES, ImageError, opened
 from sinet.data.masks import VOID, Mask, MaskFormat, is_coloured, presence, raw_pixels
-from sinet.data.readers._layout import SPLITS, visible
+from sinet.data.readers._layout import SPLITS, seen_from, visible
 from sinet.errors import DataError
 
 FORMAT = "mask folders"
@@ -37,8 +43,11 @@ _SAMPLE, _MAX_CLASSES = 200, 255
 
 
 def detect(root: Path) -> bool:
-    """A folder of images and one of masks that have the same names."""
-    return root.is_dir() and bool(_pairs(root))
+    """A folder of images and one of masks that have the same names, or a YAML file that says so."""
+    if not root.is_dir():
+        return False
+    about = described(root)
+    return "annotations" not in about["train"] if about else bool(folder_pairs(root))
 
 
 def read(root: Path) -> ImageDataset:
@@ -47,23 +56,74 @@ def read(root: Path) -> ImageDataset:
     Raises:
         DataError: images without masks, unknown classes, or masks of another size.
     """
-    found = {split: _matched(*folders) for split, folders in _pairs(root).items()}
+    about = described(root)
+    found = {
+        split: matched(*folders, every=not about)
+        for split, folders in (_said(root, about) if about else folder_pairs(root)).items()
+    }
     every = [mask for pairs in found.values() for _, mask in pairs]
-    named = _named(root)
+    named = _classes(about) if about else _named(root)
     form, classes, ids, notes = _learn(every, named)
     problems: list[str] = []
     splits = {
         split: _split(root, pairs, form, len(classes), problems) for split, pairs in found.items()
     }
+    refuse_masks(root, problems)
+    return ImageDataset(root, FORMAT, classes, ids, True, splits, notes=notes, task=TASK)
+
+
+def refuse_masks(root: Path, problems: Sequence[str]) -> None:
+    """Raise a DataError that lists the first masks that cannot be used, if there are any."""
     if problems:
         shown = "".join(f"\n  {line}" for line in problems[:5])
         more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DataError(f"{root}: {len(problems)} masks cannot be used:{shown}{more}")
-    return ImageDataset(root, FORMAT, classes, ids, True, splits, notes=notes, task=TASK)
 
 
-def _pairs(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Split -> (folder of images, folder of masks)."""
+def described(root: Path) -> dict[str, Any]:
+    """What a YAML file says of images, masks and classes; empty where there is none."""
+    for path in (p for p in visible(root) if p.suffix.lower() in (".yaml", ".yml")):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, OSError):
+            continue
+        train = content.get("train") if isinstance(content, dict) else None
+        if isinstance(train, dict) and {"images", "masks"} <= set(train):
+            return dict(content)
+    return {}
+
+
+def _said(root: Path, about: Mapping[str, Any]) -> dict[str, tuple[Path, Path]]:
+    """Split -> (folder of images, folder of masks), as a YAML file has them."""
+    pairs = {}
+    for split in ("train", "val", "test"):
+        if split in about:
+            images, masks = (root / str(about[split][key]) for key in ("images", "masks"))
+            absent = [str(path) for path in (images, masks) if not path.is_dir()]
+            if absent:
+                raise DataError(f"{root}: the YAML file speaks of {' and '.join(absent)}, which is "
+                                "not there; put it there or correct the file")  # fmt: skip
+            pairs[split] = images, masks
+    return pairs
+
+
+def _classes(about: Mapping[str, Any]) -> dict[int, str]:
+    given = about.get("classes") or {}
+    return {int(key): str(name) for key, name in dict(given).items()}
+
+
+def folder_pairs(
+    root: Path, image_names: re.Pattern[str] = _IMAGES, mask_names: re.Pattern[str] = _MASKS
+) -> dict[str, tuple[Path, Path]]:
+    """Split -> (folder of images, folder of masks), found by the names of folders."""
+
+    def _two(inside: Sequence[Path]) -> tuple[Path, Path] | None:
+        images = [path for path in inside if image_names.fullmatch(path.name)]
+        masks = [path for path in inside if mask_names.fullmatch(path.name)]
+        if not images or not masks or not _holds_pictures(masks[0], deep=True):
+            return None
+        return images[0], masks[0]
+
     folders = [path for path in visible(root) if path.is_dir()]
     pairs: dict[str, tuple[Path, Path]] = {}
     if two := _two(folders):
@@ -81,17 +141,9 @@ def _pairs(root: Path) -> dict[str, tuple[Path, Path]]:
         beside = root / f"{part.name}annot"
         if inner:
             pairs[split] = inner
-        elif beside.is_dir() and _holds_pictures(part):
+        elif mask_names is _MASKS and beside.is_dir() and _holds_pictures(part):
             pairs[split] = part, beside
     return pairs
-
-
-def _two(folders: Sequence[Path]) -> tuple[Path, Path] | None:
-    images = [path for path in folders if _IMAGES.fullmatch(path.name)]
-    masks = [path for path in folders if _MASKS.fullmatch(path.name)]
-    if not images or not masks or not _holds_pictures(masks[0], deep=True):
-        return None
-    return images[0], masks[0]
 
 
 def _holds_pictures(folder: Path, deep: bool = False) -> bool:
@@ -101,12 +153,21 @@ def _holds_pictures(folder: Path, deep: bool = False) -> bool:
     return any(path.suffix.lower() in SUFFIXES for path in inside)
 
 
-def _matched(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """Images with their masks, by name; that of a mask may end in `_mask` and the like."""
-    known = {_ENDING.sub("", path.stem): path for path in _pictures(masks)}
-    pairs = [(path, known[path.stem]) for path in _pictures(images) if path.stem in known]
-    lonely = [path.name for path in _pictures(images) if path.stem not in known]
-    if lonely:
+def masks_by_name(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by the name of their image; theirs may end in `_mask` and such."""
+    return {_ENDING.sub("", path.stem): path for path in pictures(folder)}
+
+
+def matched(images: Path, masks: Path, every: bool = True) -> list[tuple[Path, Path]]:
+    """Images with their masks, by name.
+
+    Raises:
+        DataError: none has a mask, or not `every` one.
+    """
+    known = masks_by_name(masks)
+    pairs = [(path, known[path.stem]) for path in pictures(images) if path.stem in known]
+    lonely = [path.name for path in pictures(images) if path.stem not in known]
+    if lonely and (every or not pairs):
         raise DataError(
             f"{len(lonely)} images in {images} have no mask of the same name in {masks}: "
             f"{', '.join(lonely[:5])}; add their masks or take the images out"
@@ -114,7 +175,8 @@ def _matched(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name."""
     return [path for path in visible(folder) if path.suffix.lower() in SUFFIXES]
 
 
@@ -179,12 +241,27 @@ def _split(
     problems: list[str],
 ) -> Split:
     """Images and masks of a split, with the classes that occur in each."""
-    masks = [Mask(path.relative_to(root).as_posix(), path, form) for _, path in pairs]
+    masks = [Mask(seen_from(root, path), path, form) for _, path in pairs]
+    return checked(root, [path for path, _ in pairs], masks, classes, problems)
+
+
+def checked(
+    root: Path, images: Sequence[Path], masks: Sequence[Any], classes: int, problems: list[str]
+) -> Split:
+    """A split of images and masks, each of which is read once; what is wrong is noted.
+
+    Args:
+        root: of the data set.
+        images: files.
+        masks: one an image, with a name and `read()`.
+        classes: how many there are.
+        problems: receives a line for each mask that cannot be used.
+    """
 
     def look(i: int) -> np.ndarray | str:
         try:
             mask = masks[i].read()
-            height, width = _shape(pairs[i][0])
+            height, width = upright_shape(images[i])
         except ImageError as error:
             return f"{masks[i].name}: {error.reason}"
         except Exception:  # an unreadable image is reported where all of them are
@@ -194,18 +271,18 @@ def _split(
             return f"{masks[i].name}: {given} pixels, its image {width} x {height}"
         return np.asarray(presence([mask], classes)[0])
 
-    labels = np.zeros((len(pairs), classes), dtype=np.float32)
+    labels = np.zeros((len(images), classes), dtype=np.float32)
     with ThreadPoolExecutor() as pool:
-        for i, found in enumerate(pool.map(look, range(len(pairs)))):
+        for i, found in enumerate(pool.map(look, range(len(images)))):
             if isinstance(found, str):
                 problems.append(found)
             else:
                 labels[i] = found
-    names = [path.relative_to(root).as_posix() for path, _ in pairs]
-    return Split([path for path, _ in pairs], labels, names, targets=masks)
+    names = [seen_from(root, path) for path in images]
+    return Split(list(images), labels, names, targets=list(masks))
 
 
-def _shape(path: Path) -> tuple[int, int]:
+def upright_shape(path: Path) -> tuple[int, int]:
     """Height and width as `read_image` gives them, from the header alone."""
     image = opened(path)
     turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5

@@ -2,12 +2,14 @@
 
 A YAML file (`data.yaml`) names the classes and says where the splits lie; without it they are found
 by their names: `images/train` and `labels/train`, `train/images` and `train/labels`, or text files
-beside the images, with `classes.txt`. Lines of polygons are read as the boxes around them. An image
-without a text file is background, as in YOLO's own training.
+beside the images, with `classes.txt`. Lines of polygons are read as the boxes around them (with
+`--task instances`, as outlines). An image without a text file is background, as in YOLO's own
+training, unless the YAML file says `skip_if_label_file_missing: true`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,14 +51,19 @@ def detect(root: Path) -> bool:
     )
 
 
-def read(root: Path) -> ImageDataset:
+def read(root: Path, outlined: bool = False) -> ImageDataset:
     """Find images and text files, and read the boxes.
+
+    Args:
+        root: of the data set.
+        outlined: keep the polygons, for `--task instances`.
 
     Raises:
         DataError: lines that are no boxes, pixels in the place of shares, or two formats mixed.
     """
     about = _described(root)
-    names = _names(root, about[1] if about else {})
+    said = about[1] if about else {}
+    names = _names(root, said)
     images = _from_yaml(root, *about) if about else {}
     images = images or _from_folders(root)
     found: dict[str, list[Picture]] = {}
@@ -69,6 +76,8 @@ def read(root: Path) -> ImageDataset:
             picture = Picture(path, path.relative_to(root).as_posix(), shares=True)
             if label is None:
                 bare.append(path)
+                if said.get("skip_if_label_file_missing"):
+                    continue
             else:
                 used.add(label)
                 _read_lines(root, label, picture, problems)
@@ -79,10 +88,12 @@ def read(root: Path) -> ImageDataset:
     lonely = [p for p in below(root) if _is_label(p) and p not in used and _is_boxes(p)]
     lonely = [p for p in lonely if _image_of(p) is None]
     notes = left_out(len(lonely), "text files have no image", [p.name for p in lonely])
-    if bare:
+    if bare and said.get("skip_if_label_file_missing"):
+        notes += left_out(len(bare), "images have no text file", [path.name for path in bare])
+    elif bare:
         some = listed([path.name for path in bare], 3)
         notes.append(f"{len(bare)} images have no text file, so nothing is in them: {some}")
-    return collect(root, FORMAT, found, names, notes)
+    return collect(root, FORMAT, found, names, notes, outlined)
 
 
 def _described(root: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -118,12 +129,11 @@ def _from_yaml(root: Path, path: Path, about: Mapping[str, Any]) -> dict[str, li
     for split in ("train", "val", "test"):
         given = about.get(split)
         for entry in given if isinstance(given, list) else [given] if given else []:
-            # exporters write `../train/images` for what lies beside the file
+            # exporters write `../train/images` for what lies beside the file; a link inside of the
+            # folder may lead anywhere
             plain = str(entry).removeprefix("./")
             ways = [base / plain, root / plain, root / plain.replace("../", "")]
-            place = next(
-                (p for p in ways if p.exists() and p.resolve().is_relative_to(root.resolve())), None
-            )
+            place = next((p for p in ways if p.exists() and _is_inside(p, root)), None)
             if place is not None and place.is_dir():
                 found.setdefault(split, []).extend(p for p in below(place) if is_picture(p))
             elif place is not None:
@@ -131,6 +141,10 @@ def _from_yaml(root: Path, path: Path, about: Mapping[str, Any]) -> dict[str, li
                 paths = [place.parent / line.strip() for line in lines if line.strip()]
                 found.setdefault(split, []).extend(p for p in paths if p.is_file())
     return found
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
 
 
 def _from_folders(root: Path) -> dict[str, list[Path]]:

@@ -69,7 +69,7 @@ def read_onnx(file: Path) -> tuple[Any, Metadata]:
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     if metadata.preprocess.fit == "none" or "preprocess/cut" not in nodes:
         return model, metadata
-    fitted = _fit(nodes["preprocess/values"].output(0), metadata.preprocess)
+    fitted = _fit(nodes["preprocess/values"].output(0), metadata.preprocess.still)
     nodes["preprocess/cut"].output(0).replace(fitted)
     model.validate_nodes_and_infer_types()
     return model, metadata

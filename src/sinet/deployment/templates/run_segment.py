@@ -5,6 +5,7 @@ Writes `photo.classes.png` beside each image: the class number of every pixel, w
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def pieces(side: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
     """(start, first kept, end of kept) of pieces that overlap."""
     count = 1 - (tile - side) // (tile - overlap)
     starts = [round(i * (side - tile) / max(1, count - 1) / 32) * 32 for i in range(count)]
-    cuts = [0, *((a + tile + b) // 64 * 32 for a, b in zip(starts, starts[1:], strict=False)), side]
+    cuts = [0, *((a + tile + b) // 64 * 32 for a, b in pairwise(starts)), side]
     return list(zip(starts, cuts, cuts[1:], strict=False))
 
 

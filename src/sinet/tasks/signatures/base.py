@@ -200,6 +200,11 @@ class Signature(ABC):
     def truth_result(self, source: str, truth: Any) -> Result:
         """A truth as if a file had said it, to be drawn beside the answer."""
 
+    def gap(self, found: Mapping[str, Array], eager: Mapping[str, Array]) -> float:
+        """Largest difference of the network's outputs between two runs on the same samples."""
+        gaps = [np.abs(found[part] - eager[part]).max() for part in self.raw]
+        return float(np.max(gaps))  # numpy's maximum keeps a NaN, which must stop everything
+
     def shown(self, value: float) -> str:
         """A value of the metric with its unit, such as `92.05%`."""
         space = "" if self.unit == "%" else " "

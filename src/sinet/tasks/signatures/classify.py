@@ -83,7 +83,7 @@ class Classification(Result):
 class Classify(Signature):
     """`logits` (N, classes) -> `probabilities` (N, classes)."""
 
-    raw = ("logits",)
+    raw: tuple[str, ...] = ("logits",)
     names = ("probabilities",)
     hub_tag = "image-classification"
 
@@ -151,7 +151,7 @@ class _Likely(nn.Module):
         super().__init__()
         self.multilabel = multilabel
 
-    def forward(self, images: Tensor, logits: Tensor) -> tuple[Tensor]:
+    def forward(self, images: Tensor, logits: Tensor, *others: Tensor) -> tuple[Tensor]:
         return (logits.sigmoid() if self.multilabel else logits.softmax(1),)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from sinet.data.boxes import Boxes, box_iou, draw_boxes
+from sinet.data.boxes import Boxes, draw_boxes
 from sinet.data.dataset import Split
 from sinet.data.preprocess import Preprocess
-from sinet.tasks._coco import Answers, Matches, coco_precision, evaluator
+from sinet.tasks._coco import Answers, Matches, coco_precision, evaluator, overlaps
 from sinet.tasks.signatures.base import Array, Facts, Result, Scorer, Signature
 
 MOST = 100
@@ -28,6 +28,8 @@ OVERLAP = 0.6
 THRESHOLD = 0.3
 """Score from which on a box is shown and counted in tables; the file gives weaker ones too."""
 DRAWS = 200
+FEW, FLIPPED = 500, 0.03
+"""Positions up to which they may be proposals, and the share of these that rounding may change."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ class Detect(Signature):
     COCO's own number stands beside it, class by class and in the journal of the training.
     """
 
-    raw = ("logits", "corners")
-    names = ("boxes", "scores", "labels")
+    raw: tuple[str, ...] = ("logits", "corners")
+    names: tuple[str, ...] = ("boxes", "scores", "labels")
     metric = "val/map50"
     metric_name = "mAP at IoU 0.5"
     hub_tag = "object-detection"
@@ -120,6 +122,27 @@ class Detect(Signature):
             f"`boxes` float32 (1, {MOST}, 4), x1 y1 x2 y2 in pixels of the image; `scores` float32 "
             f"(1, {MOST}), falling, 0 where there is no box; `labels` int64 (1, {MOST})"
         )
+
+    def gap(self, found: Mapping[str, Array], eager: Mapping[str, Array]) -> float:
+        """As for any task, but a two-stage network's proposals are compared wherever they stand.
+
+        They are chosen by the order of their scores. Of two that differ by a rounding error another
+        runtime may put the other one first, or take it instead; up to `FLIPPED` of them may be
+        without a partner.
+        """
+        plain, rows = super().gap(found, eager), eager["logits"].shape[1]
+        if not plain > 0 or rows > FEW:  # a NaN stays one
+            return plain
+        gaps = []
+        for i in range(len(eager["logits"])):
+            one, other = (
+                np.concatenate([part[name][i].reshape(rows, -1) for name in self.raw[:2]], 1)
+                for part in (found, eager)
+            )
+            nearest = np.abs(one[None] - other[:, None]).max(2).argmin(1)
+            each = [np.abs(found[n][i][nearest] - eager[n][i]).reshape(rows, -1) for n in self.raw]
+            gaps.append(np.quantile(np.concatenate(each, 1).max(1), 1 - FLIPPED))
+        return min(plain, float(np.max(gaps)))
 
     def tail(self) -> nn.Module:
         """The surest positions, doubles left out, in the image's own pixels."""
@@ -146,8 +169,7 @@ class Detect(Signature):
         if order is None:
             return boxes
         labels = order[boxes.labels]
-        turned = Boxes(boxes.name, boxes.corners, labels, boxes.crowd, boxes.annotations)
-        return turned.select(labels >= 0)
+        return replace(boxes, labels=labels).select(labels >= 0)
 
     def truth_result(self, source: str, truth: Boxes) -> Detections:
         """The boxes as an answer."""
@@ -170,43 +192,49 @@ class Surest(nn.Module):
         self, images: Tensor, logits: Tensor, corners: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One image: uint8 (1, H, W, C), (1, A, classes), (1, A, 4)."""
+        places, scores, labels = self.chosen(logits, corners)
+        boxes = self.placed(corners[0][places], images)
+        return filled(boxes), filled(scores), filled(labels)
+
+    def chosen(self, logits: Tensor, corners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which positions have the surest boxes, doubles left out; their scores and classes."""
         certain, labels = logits[0].max(1)
         certain, order = certain.topk(min(CANDIDATES, int(certain.shape[0])))
         labels, boxes = labels[order], corners[0][order]
         # boxes of different classes are moved so far apart that they cannot overlap
         apart = labels.to(boxes.dtype)[:, None] * (2 * boxes.abs().max() + 1)
         kept = nms(boxes + apart, certain.sigmoid(), OVERLAP)[:MOST]
-        boxes = self.placed(boxes[kept], images)
-        spare = boxes.new_zeros(MOST, 4)
-        boxes = torch.cat([boxes, spare])[:MOST]
-        scores = torch.cat([certain[kept].sigmoid(), spare[:, 0]])[:MOST]
-        labels = torch.cat([labels[kept], spare[:, 0].long()])[:MOST]
-        return boxes[None], scores[None], labels[None]
+        return order[kept], certain[kept].sigmoid(), labels[kept]
 
     def placed(self, boxes: Tensor, images: Tensor) -> Tensor:
-        """From pixels of the network's input to pixels of the image, cut at its border.
+        """From pixels of the network's input to pixels of the image, cut at its border."""
+        return torch.minimum(self.back(boxes, images), sides_of(images).flip(0).repeat(2).to(boxes))
+
+    def back(self, boxes: Tensor, images: Tensor) -> Tensor:
+        """From pixels of the network's input to pixels of the image, from 0 on.
 
         The same rule as `Preprocess.resized`, in double precision, but as operations on tensors, so
         that an exported file follows the size of its input.
         """
-        sides = torch.stack([_count(images[0, :, 0, 0]), _count(images[0, 0, :, 0])])
+        sides = sides_of(images)
         shape = torch.tensor(self.shape, dtype=torch.float64, device=images.device)
         resized = shape
         if not self.stretch:
             resized = (sides * (shape / sides).min() + 0.5).floor().clamp(min=self.least)
-        back = (sides / resized).to(boxes.dtype)
-        limit = sides.to(boxes.dtype)
-        x1, y1, x2, y2 = boxes.unbind(1)
-        moved = [
-            torch.minimum((value * back[axis]).clamp(min=0), limit[axis])
-            for value, axis in ((x1, 1), (y1, 0), (x2, 1), (y2, 0))
-        ]
-        return torch.stack(moved, 1)
+        factors = (sides / resized).to(boxes.dtype)
+        return (boxes * factors.flip(0).repeat(2)).clamp(min=0)
 
 
-def _count(row: Tensor) -> Tensor:
-    """How many pixels a row has, summed up so that every exporter follows the input's size."""
-    return torch.ones_like(row, dtype=torch.float64).sum()
+def sides_of(images: Tensor) -> Tensor:
+    """Height and width, summed up so that every exporter follows the input's size; float64."""
+    lines = images[0, :, 0, 0], images[0, 0, :, 0]
+    return torch.stack([torch.ones_like(line, dtype=torch.float64).sum() for line in lines])
+
+
+def filled(rows: Tensor) -> Tensor:
+    """At most `MOST` rows with a batch axis and with zeros in the places that are left over."""
+    spare = rows.new_zeros(MOST, *(int(side) for side in rows.shape[1:]))
+    return torch.cat([rows, spare])[:MOST][None]
 
 
 class BoxScorer(Scorer):
@@ -220,6 +248,8 @@ class BoxScorer(Scorer):
     """
 
     name = "val/map50"
+    kind = "bbox"
+    """What is compared, as COCO calls it."""
 
     def __init__(self, facts: Facts) -> None:
         evaluator()
@@ -236,7 +266,7 @@ class BoxScorer(Scorer):
 
     def both(self) -> tuple[float, float]:
         """COCO's mAP, and mAP at IoU 0.5."""
-        return coco_precision(self.answers, self.truths, len(self.classes))
+        return coco_precision(self.answers, self.truths, len(self.classes), self.kind)
 
     def value(self) -> float:
         """MAP at IoU 0.5."""
@@ -294,19 +324,17 @@ class BoxScorer(Scorer):
 
 def _right(answers: Answers, truth: Boxes) -> tuple[Array, Answers]:
     """Which of the sure answers are right at IoU 0.5; those in crowds are not asked for."""
-    sure = answers.scores >= THRESHOLD
-    corners, labels = answers.corners[sure], answers.labels[sure]
-    overlap = box_iou(corners, truth.corners)
-    overlap[labels[:, None] != truth.labels[None]] = 0
+    sure = answers.select(answers.scores >= THRESHOLD)
+    overlap = overlaps(sure, truth)
+    overlap[sure.labels[:, None] != truth.labels[None]] = 0
     free = ~truth.crowd
-    right = np.zeros(len(labels), bool)
+    right = np.zeros(len(sure.labels), bool)
     for i, row in enumerate(overlap):
         if free.any() and row[free].max() >= 0.5:
             right[i] = True
             free[np.where(free, row, -1).argmax()] = False
     in_crowd = (overlap[:, truth.crowd] > 0.5).any(1) & ~right
-    kept = ~in_crowd
-    return right[kept], Answers(corners[kept], answers.scores[sure][kept], labels[kept])
+    return right[~in_crowd], sure.select(~in_crowd)
 
 
 SIGNATURE = Detect

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sinet.data.dataset import Split
 from sinet.data.masks import VOID, draw_mask
+from sinet.data.regions import Region
 from sinet.tasks.signatures._tiles import tiled
 from sinet.tasks.signatures.base import Array, Facts, Result, Run, Scorer, Signature, bootstrap
 
@@ -63,6 +64,17 @@ class Segmentation(Result):
             "runs": np.stack([flat[ends], lengths], 1).tolist(),
             "error": self.error,
         }
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Entries of a COCO file of stuff results, one a class; category ids are the user's own."""
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.facts.class_ids[i],
+                "segmentation": Region.of(self.classes == i).rle(self.classes.shape),
+            }
+            for i in np.unique(self.classes[self.classes < len(self.facts.classes)]).tolist()
+        ]
 
     def draw(self, image: npt.NDArray[np.uint8]) -> Image.Image:
         """The image with its classes as colours."""

@@ -1,0 +1,245 @@
+"""Videos through PyAV (extra `video`): files and cameras read, files written.
+
+A frame is RGB and upright: what the file says about how the camera was held is done. Frames are
+counted by the packets that hold them, which needs no decoding.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sinet.data.image import ImageError, Pixels
+from sinet.errors import UsageError, missing_extra
+from sinet.files import atomic_path
+
+VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif"})
+CAMERA = "webcam:"
+"""What the name of a camera begins with; the number of the device follows."""
+WHOLE = 0.9
+"""Share of the length that a file promises which must be there, and of its frames."""
+USUAL_RATE = Fraction(25)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video."""
+
+    number: int
+    """From 0 on."""
+    seconds: float
+    """Since the beginning."""
+    rate: Fraction
+    """Frames a second of the whole video, as its file says."""
+    pixels: Pixels
+    """(H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """What a file's packets say."""
+
+    frames: int
+    seconds: float
+    """0 where the file has no clock."""
+
+
+def pyav() -> Any:
+    """The package; asked for when it is needed.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if importlib.util.find_spec("av") is None:
+        raise missing_extra("av", "video")
+    import av
+
+    return av
+
+
+def is_camera(source: object) -> bool:
+    """Whether a source names a camera."""
+    return str(source).startswith(CAMERA)
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a path is that of a video: by its ending; a GIF must move."""
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        return path.suffix.lower() in VIDEOS
+    try:
+        with Image.open(path) as image:
+            return bool(getattr(image, "is_animated", False))
+    except (OSError, ValueError):
+        return False
+
+
+def length(source: str | Path | bytes) -> Length:
+    """Count frames and seconds without decoding.
+
+    Raises:
+        ImageError: it cannot be opened, holds no frames, or ends before the time that it promises.
+    """
+    count, seconds = 0, 0.0
+    with _opened(source) as (container, stream):
+        promised = _promised(container, stream)
+        start = stream.start_time or 0
+        for packet in container.demux(stream):
+            if packet.size:
+                count += 1
+                if packet.pts is not None:
+                    end = packet.pts - start + (packet.duration or 0)
+                    seconds = max(seconds, float(end * packet.time_base))
+        if not count:
+            raise ValueError("it holds no frames")
+        if seconds < WHOLE * promised:
+            raise ValueError(f"it ends early, after {seconds:.1f} of {promised:.1f} seconds")
+    return Length(count, seconds)
+
+
+def _promised(container: Any, stream: Any) -> float:
+    """Seconds that the head of a file speaks of; 0 where it says nothing."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return float((container.duration or 0) / pyav().time_base)
+
+
+def form(source: str | Path | bytes) -> str:
+    """Codec and format of the pixels, such as `h264 yuv420p`."""
+    with _opened(source) as (_, stream):
+        return f"{stream.codec_context.name} {stream.codec_context.pix_fmt}"
+
+
+def read_frames(source: str | Path | bytes, choose: Callable[[int], Sequence[int]]) -> list[Pixels]:
+    """Decode some frames.
+
+    Args:
+        source: a file, or the bytes of one.
+        choose: from the number of frames to those that are wanted, in order; some may be the same.
+
+    Raises:
+        ImageError: it cannot be opened, holds no frames, ends early or is damaged.
+    """
+    count = length(source).frames
+    wanted = [int(i) for i in choose(count)]
+    kept: dict[int, Pixels] = {}
+    last: Any = None
+    decoded = 0
+    with _opened(source) as (container, stream):
+        stream.codec_context.thread_count = 1  # whoever reads many reads several at a time
+        for frame in container.decode(stream):
+            if decoded in wanted:
+                kept[decoded] = _upright(frame)
+            last, decoded = frame, decoded + 1
+            if decoded > max(wanted):
+                break
+        # some packets show nothing (VP8), so that a few frames less than counted are no damage
+        if last is None or decoded < WHOLE * min(count, max(wanted) + 1):
+            raise ValueError(f"damaged: only {decoded} of {count} frames can be decoded")
+        final = _upright(last)
+    return [kept.get(i, final) for i in wanted]
+
+
+def play(source: str | Path) -> Iterator[Frame]:
+    """All frames in order, of a file or of a camera such as `webcam:0`.
+
+    Raises:
+        UsageError: there is no such camera.
+        ImageError: the file cannot be opened, or is damaged.
+    """
+    options = _camera(str(source)) if is_camera(source) else {"file": str(source)}
+    with _opened(source, **options) as (container, stream):
+        rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+        first: float | None = None
+        for number, frame in enumerate(container.decode(stream)):
+            now = frame.time if frame.time is not None else number / float(rate)
+            first = now if first is None else first
+            yield Frame(number, now - first, rate, _upright(frame))
+
+
+def _camera(source: str) -> dict[str, str]:
+    """How PyAV opens a camera; Video4Linux is what FFmpeg reads them with."""
+    number = source.removeprefix(CAMERA)
+    device = f"/dev/video{number}"
+    if not number.isdigit() or not os.path.exists(device):
+        raise UsageError(
+            f"{source}: there is no camera {device}; plug one in, give the number of one that "
+            "is there (ls /dev/video*), or give a video file"
+        )
+    return {"file": device, "format": "v4l2"}
+
+
+@contextmanager
+def _opened(source: str | Path | bytes, **options: str) -> Iterator[tuple[Any, Any]]:
+    """A container and its first stream of pictures; what goes wrong inside is an ImageError."""
+    av = pyav()
+    name = f"({len(source)} bytes)" if isinstance(source, bytes) else str(source)
+    given = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    try:
+        with av.open(**{"file": given, **options}) as container:
+            if not container.streams.video:
+                raise ValueError("it holds no pictures")
+            yield container, container.streams.video[0]
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise ImageError(name, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist"
+    if type(error) is ValueError:
+        return str(error)
+    return f"no video of a known format, or damaged ({getattr(error, 'strerror', '') or error})"
+
+
+def _upright(frame: Any) -> Pixels:
+    """Pixels of a decoded frame, turned as its file says."""
+    pixels: Pixels = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+
+
+@contextmanager
+def write_video(path: Path, rate: Fraction | int) -> Iterator[Callable[[Pixels], None]]:
+    """Write a video frame by frame, whole or not at all.
+
+        with write_video(Path("a.mp4"), 25) as add:
+            add(pixels)
+
+    H.264 where the installed FFmpeg has it, else MPEG-4. All frames have the size of the first,
+    less one pixel where a side is odd, which these codecs cannot hold.
+
+    Args:
+        path: of the file; its ending says the container.
+        rate: frames a second.
+    """
+    av = pyav()
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # threads cost small pictures more than they give
+        if codec == "mpeg4":
+            stream.bit_rate = 4_000_000
+        fresh = True
+
+        def add(pixels: Pixels) -> None:
+            nonlocal fresh
+            high, wide = (side - side % 2 for side in pixels.shape[:2])
+            if fresh:
+                stream.height, stream.width, fresh = high, wide, False
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:high, :wide]))
+            container.mux(stream.encode(frame))
+
+        yield add
+        if not fresh:
+            container.mux(stream.encode())
