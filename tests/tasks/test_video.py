@@ -242,10 +242,11 @@ def test_short_clips_are_read_too(tmp_path: Path) -> None:
     assert read_clip(path, 4).shape == (4, 32, 32, 3)
 
 
-def test_factorised_convolution_learns_which_way_things_go() -> None:
+@pytest.mark.parametrize("head", ["video_conv21d", "video_attention"])
+def test_both_heads_learn_which_way_things_go(head: str) -> None:
     """Frames alone say nothing here: whoever learns this looks at several."""
     torch.manual_seed(0)
-    network = create_network("video_conv21d", backbone="sinet_test", num_classes=2, frames=4)
+    network = create_network(head, backbone="sinet_test", num_classes=2, frames=4)
     steps = torch.tensor([1, -1]).repeat(8)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     rng = np.random.default_rng(0)

@@ -1,12 +1,12 @@
 """Classification of clips on any backbone: attention over frames, and factorised 3D convolution.
 
-`video_attention` sees every frame by itself and compares them afterwards, so that a camera's next
-frame costs one pass of the backbone. `video_conv21d` lets neighbouring frames speak between the
-stages of the backbone: a convolution over space, one over time, and so on (R(2+1)D, Tran et al.,
-arXiv:1711.11248; P3D, Qiu et al., arXiv:1711.10305). As in TSM (Lin et al., arXiv:1811.08383) the
-convolution over time is a residual branch around which the frame-wise network stays as it was; its
-last norm starts at zero, so that training starts from that network. Motion shows where something
-is, so that neither pools a map to one number before time was looked at.
+`video_attention` sees every frame by itself and compares small maps of them afterwards, so that a
+camera's next frame costs one pass of the backbone. `video_conv21d` lets neighbouring frames speak
+between the stages of the backbone: a convolution over space, one over time, and so on (R(2+1)D,
+Tran et al., arXiv:1711.11248; P3D, Qiu et al., arXiv:1711.10305). As in TSM (Lin et al.,
+arXiv:1811.08383) the convolution over time is a residual branch around which the frame-wise network
+stays as it was; its last norm starts at zero, so that training starts from that network. Motion
+shows where something is, so that neither pools a map to one number before time was looked at.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sinet.models._networks import register_network
 
 STRIDE = 16
 """Image pixels per position of the map that attention reads, or the coarsest that is finer."""
-GRID = 4
+GRID = 8
 """Cells on either side to which that map is pooled."""
 HEAD_WIDTH = 32
 LAST_STAGES = 4
@@ -45,7 +45,10 @@ class ClipLogits(NamedTuple):
 
 
 class VideoAttention(nn.Module):
-    """Each frame pooled to a grid and projected; transformer blocks over the frames; their mean.
+    """A small map of every frame; neighbouring maps are compared; attention over the frames; mean.
+
+    Neighbours are compared place by place, before places are averaged: whoever first makes one
+    vector of a frame hardly learns which way something went.
 
     Shape: (B, in_chans, T, H, W) -> `ClipLogits`
     """
@@ -65,7 +68,7 @@ class VideoAttention(nn.Module):
             backbone: of `create_backbone`, with one map.
             num_classes: channels of the logits.
             frames: T, which has a learned position each.
-            width: of the features of a frame.
+            width: of the tokens, one a frame.
             depth: transformer blocks.
             drop_rate: dropout before the classifier.
         """
@@ -73,12 +76,18 @@ class VideoAttention(nn.Module):
         self.backbone = backbone
         info: Any = backbone.feature_info
         self.last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")  # Swin's kind
-        narrow = width // 3
-        self.reduce = nn.Sequential(ConvNorm(info.channels()[-1], narrow), nn.ReLU(inplace=True))
+        self.narrow = width // 4
+        reduce = ConvNorm(info.channels()[-1], self.narrow)
+        self.reduce = nn.Sequential(reduce, nn.ReLU(inplace=True))
+        self.compare = nn.Sequential(
+            ConvNorm(3 * self.narrow, self.narrow, 3),
+            nn.ReLU(inplace=True),
+            ConvNorm(self.narrow, self.narrow, 3),
+        )
         # normalised, so that what a frame shows does not drown its position
-        self.project = nn.Sequential(nn.Linear(narrow * GRID**2, width), nn.LayerNorm(width))
+        self.project = nn.Sequential(nn.Linear(self.narrow, width), nn.LayerNorm(width))
         self.positions = nn.Parameter(torch.empty(1, frames, width))
-        nn.init.trunc_normal_(self.positions, std=0.2)
+        nn.init.trunc_normal_(self.positions, std=0.02)
         heads = max(1, width // HEAD_WIDTH)
         blocks = [Block(width, heads, mlp_ratio=2.0, qkv_bias=True) for _ in range(depth)]
         self.blocks = nn.Sequential(*blocks)
@@ -91,18 +100,31 @@ class VideoAttention(nn.Module):
         return {"positions"}
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """Features of single frames, (N, in_chans, H, W) -> (N, width)."""
+        """The maps of single frames, (N, in_chans, H, W) -> (N, channels * GRID ** 2)."""
         x = self.backbone(frames)[-1]
         x = self.reduce(x.permute(0, 3, 1, 2) if self.last else x)
-        cells = x.flatten(2) @ grid(int(x.shape[-2]), int(x.shape[-1])).to(x)
-        features: torch.Tensor = self.project(cells.flatten(1))
-        return features
+        cells: torch.Tensor = x.flatten(2) @ grid(int(x.shape[-2]), int(x.shape[-1])).to(x)
+        return cells.flatten(1)
 
     def forward(self, clips: torch.Tensor) -> ClipLogits:
-        """Logits of clips, and the features of their frames."""
+        """Logits of clips, and the maps of their frames."""
         features = frame_wise(self.encode, clips)
-        x = self.norm(self.blocks(features + self.positions)).mean(1)
+        frames = int(self.positions.shape[1])
+        maps = features.reshape(-1, frames, self.narrow, GRID, GRID)
+        x = maps.flatten(0, 1)
+        x = F.relu(x + self.compare(neighbours(maps))).mean((2, 3))
+        tokens = self.project(x).reshape(-1, frames, self.positions.shape[2])
+        x = self.norm(self.blocks(tokens + self.positions)).mean(1)
         return ClipLogits(self.classifier(self.drop(x)), features)
+
+
+def neighbours(maps: torch.Tensor) -> torch.Tensor:
+    """Each frame's channels with those of the one before and the one behind it; zeros at the ends.
+
+    Shape: (B, T, C, H, W) -> (B * T, 3 C, H, W)
+    """
+    around = F.pad(maps, (0, 0, 0, 0, 0, 0, 1, 1))
+    return torch.cat([around[:, :-2], maps, around[:, 2:]], 2).flatten(0, 1)
 
 
 class TemporalConv(nn.Module):
@@ -139,9 +161,7 @@ class TemporalConv(nn.Module):
             )
         narrow = self.reduce(x)
         clips = narrow.reshape(-1, self.frames, *narrow.shape[1:])
-        around = F.pad(clips, (0, 0, 0, 0, 0, 0, 1, 1))
-        three = torch.cat([around[:, :-2], clips, around[:, 2:]], 2)
-        added: torch.Tensor = x + self.mix(three.flatten(0, 1))
+        added: torch.Tensor = x + self.mix(neighbours(clips))
         return added
 
 
