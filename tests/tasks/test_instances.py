@@ -418,6 +418,10 @@ def test_results_as_rows_json_coco_and_picture() -> None:
 
 def test_proposals_may_change_places_but_not_values() -> None:
     task = signature(facts())
+    network = build()
+    why = task.reordered(network)
+    assert "97%" in why
+    assert task.reordered(network.body) == ""
     rng = np.random.default_rng(0)
     eager = {
         "logits": rng.normal(size=(1, 100, 2)).astype(np.float32),
@@ -426,10 +430,11 @@ def test_proposals_may_change_places_but_not_values() -> None:
     }
     turned = np.r_[1, 0, 3:100, 2]
     other = {name: part[:, turned] + 1e-6 for name, part in eager.items()}
-    assert task.gap(other, eager) < 1e-4
+    assert task.gap(other, eager, why) < 1e-4
     one = {name: part.copy() for name, part in eager.items()}
     one["corners"][0, 7] += 30  # rounding took another proposal
-    assert task.gap(one, eager) < 1e-6
+    assert task.gap(one, eager, why) < 1e-6
+    assert task.gap(one, eager) == pytest.approx(30, rel=0.01)
     for name, part in eager.items():
-        assert task.gap({**eager, name: part + 0.5}, eager) == pytest.approx(0.5, rel=0.01)
-    assert np.isnan(task.gap({**eager, "corners": eager["corners"] * np.nan}, eager))
+        assert task.gap({**eager, name: part + 0.5}, eager, why) == pytest.approx(0.5, rel=0.01)
+    assert np.isnan(task.gap({**eager, "corners": eager["corners"] * np.nan}, eager, why))

@@ -164,7 +164,8 @@ def verify(
     )
     rows = []
     for name, scorer in chain.scorers.items():
-        row = Row(name, scorer.value(), *scorer.interval(), gaps[name])
+        note = chain.reordered if name in paths else ""
+        row = Row(name, scorer.value(), *scorer.interval(), gaps[name], note=note)
         if name in paths:
             row = _with_file(row, paths[name], latency[name], image.shape, threads)
         rows.append(row)
@@ -194,6 +195,7 @@ class _Chain:
         threads: int,
     ) -> None:
         self.task, self.eager = task, task.eager(network, task.input.front())
+        self.reordered = task.reordered(network)
         self.opened = {name: session(path, threads) for name, path in paths.items()}
         self.scorers = {name: task.scorer() for name in ("eager", *paths)}
         self._worst = dict.fromkeys(self.scorers, 0.0)
@@ -210,7 +212,7 @@ class _Chain:
         for name, opened in self.opened.items():
             found = self.task.through(partial(_asked, opened), samples, names)
             self.scorers[name].update(found, truths)
-            gap = self.task.gap(found, eager)
+            gap = self.task.gap(found, eager, self.reordered)
             # numpy's maximum keeps a NaN, which must stop everything
             self._worst[name] = float(np.max([self._worst[name], gap]))
 

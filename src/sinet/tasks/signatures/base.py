@@ -200,7 +200,13 @@ class Signature(ABC):
     def truth_result(self, source: str, truth: Any) -> Result:
         """A truth as if a file had said it, to be drawn beside the answer."""
 
-    def gap(self, found: Mapping[str, Array], eager: Mapping[str, Array]) -> float:
+    def reordered(self, network: nn.Module) -> str:
+        """Why another runtime may give this network's rows in another order; "" if it may not."""
+        return ""
+
+    def gap(
+        self, found: Mapping[str, Array], eager: Mapping[str, Array], reordered: str = ""
+    ) -> float:
         """Largest difference of the network's outputs between two runs on the same samples."""
         gaps = [np.abs(found[part] - eager[part]).max() for part in self.raw]
         return float(np.max(gaps))  # numpy's maximum keeps a NaN, which must stop everything

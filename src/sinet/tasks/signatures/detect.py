@@ -28,8 +28,8 @@ OVERLAP = 0.6
 THRESHOLD = 0.3
 """Score from which on a box is shown and counted in tables; the file gives weaker ones too."""
 DRAWS = 200
-FEW, FLIPPED = 500, 0.03
-"""Positions up to which they may be proposals, and the share of these that rounding may change."""
+FLIPPED = 0.03
+"""Share of a two-stage network's proposals that rounding may change."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,30 @@ class Detect(Signature):
             f"(1, {MOST}), falling, 0 where there is no box; `labels` int64 (1, {MOST})"
         )
 
-    def gap(self, found: Mapping[str, Array], eager: Mapping[str, Array]) -> float:
-        """As for any task, but a two-stage network's proposals are compared wherever they stand.
+    def reordered(self, network: nn.Module) -> str:
+        """A two-stage network's proposals are chosen by the order of their scores.
 
-        They are chosen by the order of their scores. Of two that differ by a rounding error another
-        runtime may put the other one first, or take it instead; up to `FLIPPED` of them may be
-        without a partner.
+        Of two that differ by a rounding error another runtime may put the other one first, or take
+        it instead.
         """
-        plain, rows = super().gap(found, eager), eager["logits"].shape[1]
-        if not plain > 0 or rows > FEW:  # a NaN stays one
+        if not hasattr(network, "proposals"):
+            return ""
+        return (
+            f"largest difference of the {1 - FLIPPED:.0%} of the proposals that agree best: "
+            "rounding exchanges some of nearly equal score"
+        )
+
+    def gap(
+        self, found: Mapping[str, Array], eager: Mapping[str, Array], reordered: str = ""
+    ) -> float:
+        """As for any task, but rows that may be `reordered` are compared wherever they stand.
+
+        Up to `FLIPPED` of them may be without a partner.
+        """
+        plain = super().gap(found, eager)
+        if not (reordered and plain > 0):  # a NaN stays one
             return plain
-        gaps = []
+        gaps, rows = [], eager["logits"].shape[1]
         for i in range(len(eager["logits"])):
             one, other = (
                 np.concatenate([part[name][i].reshape(rows, -1) for name in self.raw[:2]], 1)
