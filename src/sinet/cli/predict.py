@@ -48,6 +48,9 @@ def predict(
 
     Example: `sinet predict runs/photos/model.onnx new/*.jpg --out results.csv --top 3`
     """
+    from rich.console import Console
+    from rich.progress import track
+
     from sinet.data.video import is_camera
     from sinet.deployment.footage import CocoFile, Drawings, Watcher
     from sinet.deployment.predictor import Predictor
@@ -65,8 +68,10 @@ def predict(
     drawings, window = Drawings(draw) if draw else None, Window() if show else None
     rows: list[dict[str, Any]] = []
     count = 0
+    console = Console(stderr=True)
+    seen = track(files, "predict", console=console, transient=True, disable=live)
     with drawings or nullcontext(), suppress(KeyboardInterrupt) if live else nullcontext():
-        for answer in watcher.answers(files):
+        for answer in watcher.answers(seen):
             rows += _rows(answer, top, moving)
             count += 1
             if answer.result.error is not None:

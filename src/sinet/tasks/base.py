@@ -234,12 +234,14 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
             outputs = (outputs + self.network(ready.flip(-1))) / 2
         return outputs.float()
 
+    def train_split(self, limit: int | None = None) -> Split:
+        """The training samples, or the first `limit` of them."""
+        split = self.data.train
+        return split if limit is None else split.subset(np.arange(min(limit, len(split))))
+
     def train_source(self, limit: int | None = None) -> TrainImages:
         """The training images, or the first `limit` of them."""
-        split = self.data.train
-        if limit is not None:
-            split = split.subset(np.arange(min(limit, len(split))))
-        return TrainImages(split, self.recipe, self.preprocess)
+        return TrainImages(self.train_split(limit), self.recipe, self.preprocess)
 
     def val_source(self, split: Split | None = None) -> ValImages:
         """The validation images, or those of another split, as the network sees them."""

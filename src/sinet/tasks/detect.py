@@ -138,10 +138,7 @@ class Detect(ImageTask):
 
     def train_source(self, limit: int | None = None) -> Any:
         """The training images and boxes, or the first `limit` of them."""
-        split = self.data.train
-        if limit is not None:
-            split = split.subset(np.arange(min(limit, len(split))))
-        return self.source(split, self.recipe, self.preprocess)
+        return self.source(self.train_split(limit), self.recipe, self.preprocess)
 
     def val_source(self, split: Split | None = None) -> Any:
         """The validation images and boxes, or those of another split."""

@@ -123,9 +123,7 @@ class Digits(ImageTask):
 
     def train_source(self, limit: int | None = None) -> Any:
         """The training pictures, or the first `limit` of them."""
-        split = self.data.train
-        if limit is not None:
-            split = split.subset(np.arange(min(limit, len(split))))
+        split = self.train_split(limit)
         key = ("train", self.preprocess)
         return once(split, key, lambda: NumberImages(split, self.preprocess))
 

@@ -118,10 +118,7 @@ class Segment(ImageTask):
 
     def train_source(self, limit: int | None = None) -> Any:
         """The training images and masks, or the first `limit` of them."""
-        split = self.data.train
-        if limit is not None:
-            split = split.subset(np.arange(min(limit, len(split))))
-        return TrainPairs(split, self.recipe, self.preprocess)
+        return TrainPairs(self.train_split(limit), self.recipe, self.preprocess)
 
     def val_source(self, split: Split | None = None) -> Any:
         """The validation images and masks, or those of another split."""

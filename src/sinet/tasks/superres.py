@@ -126,10 +126,7 @@ class SuperRes(ImageTask):
 
     def train_source(self, limit: int | None = None) -> Any:
         """Windows of the training pictures, or of the first `limit` of them."""
-        split = self.data.train
-        if limit is not None:
-            split = split.subset(np.arange(min(limit, len(split))))
-        return TrainWindows(split, self.recipe, self.preprocess)
+        return TrainWindows(self.train_split(limit), self.recipe, self.preprocess)
 
     def val_source(self, split: Split | None = None) -> Any:
         """The middle of the validation pictures, or of another split's."""

@@ -133,11 +133,9 @@ class Video(Classify):
 
     def train_source(self, limit: int | None = None) -> Any:
         """The training clips, or the first `limit` of them."""
-        split, size = self.data.train, self.clips.size
+        size = self.clips.size
         side = min(round(SPARE * size), max(size, min(ImageTask.typical(self.data))))
-        if limit is not None:
-            split = split.subset(np.arange(min(limit, len(split))))
-        return TrainClips(split, self.recipe, self.clips, side)
+        return TrainClips(self.train_split(limit), self.recipe, self.clips, side)
 
     def val_source(self, split: Split | None = None) -> Any:
         """The validation clips, or those of another split, as the network sees them."""

@@ -172,9 +172,7 @@ class Volumes(PatchTask):
 
     def train_source(self, limit: int | None = None) -> Any:
         """The training volumes; patches are cut by `augment`."""
-        split = self.data.train
-        if limit is not None:
-            split = split.subset(np.arange(min(limit, len(split))))
+        split = self.train_split(limit)
         return once(split, ("train", self.patches), lambda: Cases(split, self.patches, True))
 
     def val_source(self, split: Split | None = None) -> Any:
