@@ -87,8 +87,8 @@ def reproduce(setting: Setting) -> list[Finding]:
         setting,
         arms,
         size=64 if big else 32,
-        epochs=30 if big else 6,
-        train_images=50_000 if big else 4_000,
+        epochs=30 if big else 4,
+        train_images=50_000 if big else 3_500,
         batch_size=256 if big else 64,
         seeds=SEEDS[:2] if big else SEEDS,
     )
@@ -105,6 +105,8 @@ def reproduce(setting: Setting) -> list[Finding]:
         claim = "factors behind the norm, where they act, are better than where they are published"
         note = "factors calibrate tokens of different statistics"
         findings.append(beats(claim, note, found, "late_factors", ["full"]))
+        claim = "tokens of all earlier blocks are worth more than those of the last one alone"
+        findings.append(beats(claim, paper, found, "full", ["last_block_only"]))
     return findings
 
 
