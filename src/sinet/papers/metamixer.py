@@ -141,7 +141,7 @@ def reproduce(setting: Setting) -> list[Finding]:
         setting,
         arms,
         epochs=60 if big else 5,
-        train_images=50_000 if big else 6_000,
+        train_images=50_000 if big else 4_000,
         seeds=SEEDS,
     )
     paper = "81.3% top-1 at 2.9 GMACs (FFNet-1), ahead of convolution and pooling mixers"

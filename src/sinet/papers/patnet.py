@@ -82,7 +82,7 @@ def reproduce(setting: Setting) -> list[Finding]:
         setting,
         arms,
         epochs=30 if big else 7,
-        train_images=50_000 if big else 6_000,
+        train_images=50_000 if big else 5_000,
         batch_size=256 if big else 64,
         seeds=SEEDS[:2] if big else SEEDS,
     )

@@ -63,7 +63,7 @@ def reproduce(setting: Setting) -> list[Finding]:
         setting,
         arms,
         epochs=30 if large else 4,
-        train_images=50_000 if large else 10_000,
+        train_images=50_000 if large else 5_000,
         batch_size=512 if large else 64,
         seeds=SEEDS,
     )
