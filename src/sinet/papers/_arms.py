@@ -48,6 +48,10 @@ class Contest:
         """Mean over the seeds."""
         return statistics.fmean(self.top1[arm])
 
+    def gain(self, ours: str, other: str) -> float:
+        """Difference of two arms' means; accuracies are counts, so single precision's rest goes."""
+        return round(self.mean(ours) - self.mean(other), 4)
+
     def error(self, *arms: str) -> float:
         """Pooled standard error of the difference of two arms' means."""
         variances = [statistics.variance(v) / len(v) for a in arms if len(v := self.top1[a]) > 1]
@@ -110,7 +114,7 @@ def beats(claim: str, paper: str, found: Contest, ours: str, others: Sequence[st
     Confirmed if it is; refuted if any other is better than it by as much; else not decided, as it
     is with a single seed.
     """
-    gains = {other: found.mean(ours) - found.mean(other) for other in others}
+    gains = {other: found.gain(ours, other) for other in others}
     errors = {other: found.error(ours, other) for other in others}
     verdict: Outcome = "not decided"
     if len(found.top1[ours]) > 1:

@@ -139,7 +139,7 @@ def reproduce(setting: Setting) -> list[Finding]:
 
 
 def _against_attention(found: Contest, quick: bool) -> Finding:
-    gain = found.mean("attentive") - found.mean("attention")
+    gain = found.gain("attentive", "attention")
     error = found.error("attentive", "attention")
     networks = {name: (_arm(name, False, 10, 3).eval(), 64) for name in ("attentive", "attention")}
     ours, theirs = bench_networks(networks, seconds=3 if quick else 10)

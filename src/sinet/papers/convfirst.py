@@ -115,7 +115,7 @@ def _next(width: int) -> nn.Module:
 
 def _accuracy(found: Contest, other: str, claim: str) -> Finding:
     """Within a point is no loss at this scale; more than a point below refutes."""
-    gain = found.mean("convfirst") - found.mean(other)
+    gain = found.gain("convfirst", other)
     verdict: Outcome = "not decided"
     if len(found.top1[other]) > 1:
         verdict = "confirmed" if gain >= -1 else "refuted"

@@ -233,7 +233,7 @@ def _two_forms() -> Finding:
 
 def _gain(claim: str, found: Contest) -> Finding:
     """More than a point, and more than twice what seeds alone make, decides."""
-    gain = found.mean("convnext") - found.mean("resnet")
+    gain = found.gain("convnext", "resnet")
     several = len(found.top1["convnext"]) > 1
     spread = max(map(statistics.stdev, found.top1.values())) if several else 0.0
     verdict: Outcome = "not decided"

@@ -168,7 +168,7 @@ def _network(layer: Callable[[int], nn.Module], big: bool) -> Build:
 
 def _not_below(claim: str, paper: str, found: Contest, other: str, margin: float) -> Finding:
     """Whether the Gaussian's mean is at most `margin` points below the other's."""
-    gain, error = found.mean("gauss") - found.mean(other), found.error("gauss", other)
+    gain, error = found.gain("gauss", other), found.error("gauss", other)
     verdict: Outcome = "not decided"
     if len(found.top1["gauss"]) > 1:
         verdict = "confirmed" if gain >= -margin else "refuted"

@@ -158,7 +158,7 @@ def _reach() -> Finding:
 
 def _gain(claim: str, found: Contest, other: str) -> Finding:
     """Confirmed beyond a pooled standard error; refuted if no seed is won."""
-    gain, error = found.mean("dfc") - found.mean(other), found.error("dfc", other)
+    gain, error = found.gain("dfc", other), found.error("dfc", other)
     pairs = list(zip(found.top1["dfc"], found.top1[other], strict=True))
     verdict: Outcome = "not decided"
     if len(pairs) > 1 and gain > error:

@@ -164,7 +164,7 @@ def _reading() -> Finding:
 
 def _against_convolutions(found: Contest) -> Finding:
     """Fewer parameters at an accuracy within a point."""
-    gain = found.mean("halo_2") - found.mean("conv3x3")
+    gain = found.gain("halo_2", "conv3x3")
     params = found.conditions["params"]
     verdict: Outcome = "not decided"
     if len(found.top1["halo_2"]) > 1:

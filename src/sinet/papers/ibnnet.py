@@ -174,7 +174,7 @@ def _wins(
     margin: float = 0.0,
 ) -> Finding:
     """Whether each first arm beats its second by more than a standard error (less a margin)."""
-    gains = {f"{a} - {b}": found.mean(a) - found.mean(b) + margin for a, b in pairs.items()}
+    gains = {f"{a} - {b}": found.gain(a, b) + margin for a, b in pairs.items()}
     errors = {f"{a} - {b}": found.error(a, b) for a, b in pairs.items()}
     verdict: Outcome = "not decided"
     if len(found.conditions["seeds"]) > 1:

@@ -154,7 +154,7 @@ def reproduce(setting: Setting) -> list[Finding]:
 
 
 def _against_attention(found: Contest, quick: bool) -> Finding:
-    gain = found.mean("ffnified") - found.mean("attention")
+    gain = found.gain("ffnified", "attention")
     error = found.error("ffnified", "attention")
     nets = {name: _arm(name, False, 10, 3).eval() for name in ("ffnified", "attention")}
     networks = {name: (reparameterize_model(net), 64) for name, net in nets.items()}

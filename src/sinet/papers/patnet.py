@@ -155,7 +155,7 @@ def _cheaper() -> Finding:
 
 
 def _as_good_as(found: Contest) -> Finding:
-    gain = found.mean("all") - found.mean("every_channel")
+    gain = found.gain("all", "every_channel")
     error = found.error("all", "every_channel")
     macs = found.conditions["macs"]
     verdict: Outcome = "not decided"

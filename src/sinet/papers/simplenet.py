@@ -85,7 +85,7 @@ def reproduce(setting: Setting) -> list[Finding]:
 def _holds_its_own(found: Contest) -> Finding:
     """The card's rule: within half a point of the best confirms, a point below refutes."""
     best = max(("resnet", "mobilenet"), key=found.mean)
-    gain = found.mean("simplenet") - found.mean(best)
+    gain = found.gain("simplenet", best)
     verdict: Outcome = "not decided"
     if len(found.top1[best]) > 1 and not -1 <= gain < -0.5:
         verdict = "confirmed" if gain >= -0.5 else "refuted"
