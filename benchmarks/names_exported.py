@@ -2,7 +2,8 @@
 
     python benchmarks/names_exported.py
 
-Each name is built with random weights, exported, and run beside PyTorch on the same image, small
+All names of the papers' cards and of this library. Each is built with random weights, its norms and
+scales set so that no branch is silent, exported, and run beside PyTorch on the same image, small
 where the design allows. Writes docs/results/names_exported.json; names that it says agree are not
 tried again (delete it to start anew).
 """
@@ -21,8 +22,10 @@ from rich.progress import track
 import sinet.models  # noqa: F401  registers ours with timm
 from sinet.deployment.export import export_network
 from sinet.files import read_json
+from sinet.measurement.bench import settled
 from sinet.measurement.latency import session
 from sinet.measurement.results import record, results_dir
+from sinet.papers.base import papers
 
 TOLERANCE = 2e-4
 SMALL = 64
@@ -35,13 +38,13 @@ def difference(name: str, folder: Path) -> float:
     least = cfg.min_input_size[-1] if cfg.min_input_size else 0
     size = own if cfg.fixed_input_size else max(min(own, SMALL), least)
     torch.manual_seed(0)
-    network = timm.create_model(name).eval()
+    network = settled(timm.create_model(name), size, channels)
     path = export_network(network, size, channels, folder / "network.onnx")
     image = torch.randn(1, channels, size, size)
     with torch.inference_mode():
         expected = network(image).numpy()
     (logits,) = session(path, 2).run(None, {"input": image.numpy()})
-    return float(np.abs(logits - expected).max() / max(np.abs(expected).max(), 1e-3))
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
 
 
 def agrees(difference: float | str) -> bool:
@@ -51,7 +54,13 @@ def agrees(difference: float | str) -> bool:
 
 def main() -> None:
     """Export all and record."""
-    ours = [n for n in timm.list_models() if timm.model_entrypoint(n).__module__[:6] == "sinet."]
+    registered = timm.list_models()
+    named = {name for paper in papers().values() for name in paper.CARD.models}
+    ours = [
+        n
+        for n in registered
+        if n in named or timm.model_entrypoint(n).__module__.startswith("sinet.")
+    ]
     path = results_dir() / "names_exported.json"
     known = read_json(path)["extra"]["difference"] if path.is_file() else {}
     found = {n: d for n, d in known.items() if n in ours and agrees(d)}

@@ -42,14 +42,18 @@ def families() -> dict[str, list[str]]:
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """Give every norm a random state, so that no branch is silent and folding has work to do."""
+    """Give whatever starts as a constant a random state.
+
+    Norms then have something to fold, and branches behind a layer scale of 1e-6 are heard.
+    """
     generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.1, generator=generator)
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if not value.is_floating_point() or not (value == value.flatten()[:1]).all():
+            continue
+        if name.endswith(("bias", "running_mean")):
+            value.data.normal_(0, 0.1, generator=generator)
+        elif isinstance(value, nn.Parameter) or name.endswith("running_var"):
+            value.data.uniform_(0.5, 1.5, generator=generator)
     return model
 
 

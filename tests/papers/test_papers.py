@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from torch import nn
 
 import sinet.papers
@@ -114,6 +115,21 @@ def test_a_reproduction_is_written_with_its_circumstances(
     write_json(tmp_path / "work" / "fake" / "quick" / "minutes.json", 5.0)
     again, _ = run_reproduction("fake", quick=True, out=tmp_path, work=tmp_path / "work")
     assert again.minutes == pytest.approx(5.0, abs=0.5), "what it goes on from has cost time too"
+    _, kept = run_reproduction("fake", quick=True, work=tmp_path / "work")
+    assert kept.is_relative_to(tmp_path / "work"), "a quick run is nothing to publish"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:1", "mps"])
+def test_a_device_without_an_experiment_is_refused(tmp_path: Path, device: str) -> None:
+    with pytest.raises(UsageError, match="device"):
+        run_reproduction("snn", quick=True, device=device, work=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_missing_gpu_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not available"):
+        run_reproduction("snn", quick=True, device="cuda", work=tmp_path)
 
 
 def test_the_dense_twin_differs_only_in_its_depthwise_convolutions() -> None:

@@ -23,7 +23,10 @@ def reproduce(
         str, typer.Option(help="cpu, or cuda: the larger experiment where a paper has one.")
     ] = "cpu",
     out: Annotated[
-        Path | None, typer.Option(help="Folder; default: docs/results/reproductions.")
+        Path | None,
+        typer.Option(
+            help="Folder; default: docs/results/reproductions, or the trainings' if --quick."
+        ),
     ] = None,
 ) -> None:
     """Measure what a paper claims; write the verdicts as JSON. Run again, it goes on.

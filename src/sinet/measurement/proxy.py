@@ -45,6 +45,7 @@ def equal_recipe(
     out: Path,
     *,
     seeds: Sequence[int] = (0, 1, 2),
+    device: str = "auto",
     on_result: Callable[[str, int, float], None] | None = None,
 ) -> dict[str, list[float]]:
     """Train each network with each seed by the same recipe; validation top-1 in points of 100.
@@ -58,6 +59,7 @@ def equal_recipe(
         recipe: for all of them; its seed is replaced by each of `seeds`.
         out: folder for the trainings.
         seeds: at least one.
+        device: as of `train`.
         on_result: told (name, seed, top-1).
 
     Raises:
@@ -77,6 +79,7 @@ def equal_recipe(
                 out / f"{name}-{spec.size}-{seed}",
                 preprocess=Preprocess(spec.size, channels, stats, stats),
                 task=Classify,
+                device=device,
                 progress=False,
             )
             results[name].append(trained.metrics["val/top1"] * 100)

@@ -90,7 +90,7 @@ def contest(
     if setting.quick:
         recipe, seeds = recipe.replace(epochs=1.0), seeds[:1]
     specs = {name: Arm(f"arm-{name}", size, build=build) for name, build in arms.items()}
-    top1 = equal_recipe(specs, data, recipe, setting.work, seeds=seeds)
+    top1 = equal_recipe(specs, data, recipe, setting.work, seeds=seeds, device=setting.device)
     costs = {
         name: cost(spec.create(data.num_classes, data.channels), size, data.channels)
         for name, spec in specs.items()

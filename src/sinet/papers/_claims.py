@@ -58,9 +58,10 @@ def not_less_accurate(
     recipe: Recipe,
     work: Path,
     seeds: tuple[int, ...],
+    device: str,
 ) -> Finding:
     """Whether the first network is at least as accurate as the second at equal recipe."""
-    results = equal_recipe(dict((ours, other)), data, recipe, work, seeds=seeds)
+    results = equal_recipe(dict((ours, other)), data, recipe, work, seeds=seeds, device=device)
     gain, low, high = paired_gain(results[ours[0]], results[other[0]])
     measured = {
         **{f"{name}_top1": values for name, values in results.items()},

@@ -21,6 +21,7 @@ from sinet.files import read_json, write_json
 from sinet.measurement.latency import default_threads
 from sinet.measurement.machine import machine
 from sinet.measurement.results import own_command, results_dir
+from sinet.training.trainer import accelerator_for
 
 Outcome = Literal["confirmed", "refuted", "not decided"]
 
@@ -93,6 +94,7 @@ class Reproduction:
     minutes: float
     """Of this call and of those that it went on from."""
     command: str
+    device: str = "cpu"
     date: str = field(
         default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
     )
@@ -183,17 +185,25 @@ def run_reproduction(
         quick: a minute: fewer seeds, images and epochs.
         data: images for the accuracy claims; each paper's default if None.
         device: "cpu" or "cuda".
-        out: folder of the result, docs/results/reproductions of the repository if None.
-        work: where trainings are kept, so that a second call goes on; runs/reproduce/SLUG if None.
+        out: folder of the result; if None, docs/results/reproductions of the repository, or where
+            the trainings are if `quick`, which is no result to publish.
+        work: where trainings are kept, so that a second call goes on; runs/reproduce if None.
 
     Returns:
-        The reproduction and the file it was written to.
+        The reproduction and the file it was written to, SLUG.json or SLUG_cuda.json.
+
+    Raises:
+        UsageError: no such paper, or no such device here.
     """
     chosen = paper(slug)
-    folder = out or results_dir() / "reproductions"
+    if device not in ("cpu", "cuda"):
+        raise unknown("device", device, ("cpu", "cuda"))
+    accelerator_for(device)
     start = time.monotonic()
+    ending = "" if device == "cpu" else f"_{device}"
     kind = "quick" if quick else "full"
-    folder_of_work = (work or Path("runs/reproduce")) / slug / kind
+    folder_of_work = (work or Path("runs/reproduce")) / slug / f"{kind}{ending}"
+    folder = out or (folder_of_work if quick else results_dir() / "reproductions")
     spent = folder_of_work / "minutes.json"  # by earlier calls, from which this one goes on
     minutes = read_json(spent) if spent.is_file() else 0.0
     try:
@@ -214,5 +224,6 @@ def run_reproduction(
         versions=found.versions,
         minutes=round(minutes, 2),
         command=own_command(),
+        device=device,
     )
-    return reproduction, write_json(folder / f"{slug}.json", reproduction.to_dict())
+    return reproduction, write_json(folder / f"{slug}{ending}.json", reproduction.to_dict())

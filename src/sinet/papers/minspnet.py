@@ -66,6 +66,7 @@ def reproduce(setting: Setting) -> list[Finding]:
             recipe,
             work,
             seeds,
+            setting.device,
         ),
         not_slower(
             "minspnet_small takes no more time than plain convolutions (resnet10t, 64 px)",
@@ -85,6 +86,7 @@ def reproduce(setting: Setting) -> list[Finding]:
             recipe,
             work,
             seeds,
+            setting.device,
         ),
         int8_pays(
             "minspnet_small in INT8 loses at most 1 point and is faster",

@@ -84,6 +84,7 @@ def reproduce(setting: Setting) -> list[Finding]:
             recipe,
             work,
             SEEDS[:1] if quick else SEEDS,
+            setting.device,
         )
     )
     return findings
