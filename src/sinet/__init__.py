@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sinet import _register
 
 if TYPE_CHECKING:
+    from sinet import layers as layers
     from sinet.data import open_dataset as open_dataset
     from sinet.deployment.predictor import Predictor as Predictor
     from sinet.models.weights import load_weights as load_weights
@@ -34,16 +35,18 @@ _LAZY = {
     "load_weights": "sinet.models.weights",
     "open_dataset": "sinet.data",
 }
-__all__ = sorted(_LAZY)
+__all__ = sorted([*_LAZY, "layers"])
 
 _register.when_timm_is_imported()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "layers":
+        return importlib.import_module("sinet.layers")
     if name not in _LAZY:
         raise AttributeError(f"module 'sinet' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *__all__})

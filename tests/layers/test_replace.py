@@ -11,7 +11,7 @@ from torch import nn
 
 from sinet import layers
 from sinet.errors import UsageError
-from sinet.layers import FDConv2d, replace
+from sinet.layers import DCLS2d, FDConv2d, replace
 
 Build = Callable[..., nn.Module]
 
@@ -72,6 +72,26 @@ def test_forms_of_an_operator(operator: Build) -> None:
     assert names
     assert all(model.get_submodule(name).by == 3 for name in names)
     assert model(x).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        FDConv2d(4, 4, 3, kernel_num=8, levels=(2, 4)),
+        DCLS2d(4, 4, 9, 5, version="gauss"),
+    ],
+)
+def test_a_finished_operator_is_a_pattern(pattern: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(18, 20, 3, padding=1, bias=False))
+    replace(model, nn.Conv2d, pattern)
+    assert type(model[0]) is type(pattern)
+    assert model[0].options == pattern.options
+    assert model(torch.randn(2, 18, 12, 12)).shape == (2, 20, 12, 12)
+
+
+def test_wrong_options_name_the_module() -> None:
+    with pytest.raises(UsageError, match=r"^conv1\.0: .*kernels"):
+        replace(network(), nn.Conv2d, FDConv2d, where="conv1.0", kernels=3)
 
 
 def test_options_beside_a_partial_win() -> None:

@@ -212,3 +212,16 @@ def test_weights_of_an_unregistered_size_name_the_family(tmp_path: Path) -> None
     torch.save(other.state_dict(), tmp_path / "other.pth")
     with pytest.raises(UsageError, match="look like weights of the family minspnet;"):
         load_weights(sinet_test(), tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("resnet10t", "resnet"), ("convnext_atto", "convnext")]
+)
+def test_weights_of_timms_networks_name_their_family_and_first_keys(
+    name: str, family: str, tmp_path: Path
+) -> None:
+    other = timm.create_model(name)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    first = ", ".join(list(other.state_dict())[:3])
+    with pytest.raises(UsageError, match=f"such as {first}.*weights of timm's family {family};"):
+        load_weights(sinet_test(), tmp_path / "other.pth")

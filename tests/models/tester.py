@@ -148,6 +148,19 @@ class ModelTester:
         with pytest.raises(UsageError, match=str(self.size)):
             model(self.images(1, 3, self.size + 32, self.size + 32))
 
+    @pytest.mark.parametrize("features_only", [False, True])
+    def test_too_small_images_are_explained(self, name: str, features_only: bool) -> None:
+        if self.fixed_size:
+            return  # see test_wrong_size_is_explained
+        least = (timm.get_pretrained_cfg(name).min_input_size or (3, 1, 1))[-1]
+        model = self.create(name, features_only=True) if features_only else self.create(name)
+        out = model(self.images(1, 3, least, least))
+        assert all(values.isfinite().all() for values in out)
+        if least > 1:
+            message = f"{name} needs images of at least {least} x {least} pixels"
+            with pytest.raises(UsageError, match=message):
+                model(self.images(1, 3, least - 1, least))
+
     def test_bfloat16_is_finite(self, name: str) -> None:
         model = self.create(name).to(torch.bfloat16)
         assert model(self.images(1).to(torch.bfloat16)).isfinite().all()

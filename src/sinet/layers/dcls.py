@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -221,6 +221,11 @@ class DCLS2d(_DCLS):
     """
 
     dims, conv = 2, nn.Conv2d
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `from_conv`, to make another like it."""
+        return {"dilated_kernel_size": self.window, "version": self.version}
 
     @classmethod
     def from_conv(

@@ -292,6 +292,8 @@ class FDConv2d(nn.Module):
     """
 
     group: torch.Tensor
+    options: dict[str, Any]
+    """For `from_conv`, to make another like it."""
 
     def __init__(
         self,
@@ -335,6 +337,10 @@ class FDConv2d(nn.Module):
         self.kernel_size = (kernel_size, kernel_size)
         self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
         self.kernel_num = kernel_num
+        self.options = {
+            "kernel_num": kernel_num, "act": act, "local": local, "levels": levels,
+            "level_groups": level_groups, "low_level": low_level,
+        }  # fmt: skip
         if min(in_channels, out_channels) < 2:
             raise UsageError(
                 f"FDConv2d has {in_channels} input and {out_channels} output channels; it needs at "

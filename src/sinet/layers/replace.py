@@ -32,6 +32,7 @@ def replace(
 
         replace(model, nn.Conv2d, layers.FDConv2d, where="layer3.*.conv2", kernel_num=16)
         replace(model, nn.Conv2d, functools.partial(layers.FDConv2d, kernel_num=16), where=...)
+        replace(model, nn.Conv2d, layers.FDConv2d(8, 8, 3, kernel_num=16), where=...)
         replace(model, nn.Conv2d, lambda conv: nn.Conv2d(conv.in_channels, conv.out_channels, 1))
 
     Args:
@@ -39,7 +40,8 @@ def replace(
         target: what is replaced, `nn.Conv2d` as a rule; its subclasses too, unless they compute
             something else (such as padding of their own).
         operator: a class with `from_conv(conv, **options)`, such a class with options given by
-            `functools.partial`, or any function that makes a module of the one replaced.
+            `functools.partial`, a module of such a class as a pattern (its `options` count, its
+            channels and weights do not), or any function that makes a module of the one replaced.
         where: which of them, all if None: a pattern of names (`*` and `?` as for files, `*` also
             across dots), or a function of name and module.
         size: height and width of the map on which output shapes are compared, if the operator
@@ -68,11 +70,13 @@ def replace(
 def _builder(operator: Build, options: dict[str, Any]) -> tuple[Build, str]:
     """The function that makes a stand-in of a module, and what to call the operator."""
     if isinstance(operator, nn.Module):
-        kind = type(operator).__name__
-        raise UsageError(
-            f"the operator is a finished {kind}, with channels of its own; give the class and its "
-            f"options: replace(model, target, {kind}, where=..., ...)"
-        )
+        kind, own = type(operator), getattr(operator, "options", None)
+        if own is None:
+            raise UsageError(
+                f"the operator is a finished {kind.__name__}, with channels of its own; give the "
+                f"class and its options: replace(model, target, {kind.__name__}, where=..., ...)"
+            )
+        operator, options = kind, {**own, **options}
     cls = operator
     if isinstance(operator, functools.partial) and isinstance(operator.func, type):
         if operator.args:
@@ -137,7 +141,7 @@ def _stand_in(
         )
     try:
         new = build(module)
-    except UsageError as error:
+    except (UsageError, TypeError) as error:  # a TypeError: options that it does not have
         raise UsageError(f"{name}: {error}") from error
     if (weight := next(module.parameters(), None)) is not None:
         new.to(weight.device, weight.dtype)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import NormMlpClassifierHead
-from timm.models import build_model_with_cfg, checkpoint_seq
+from timm.models import FeatureInfo, build_model_with_cfg, checkpoint_seq
 from torch import nn
 
 from sinet.errors import UsageError
@@ -102,8 +103,38 @@ def refuse_other_size(x: torch.Tensor, img_size: tuple[int, int]) -> None:
         )
 
 
+def refuse_small(
+    variant: str, least: int, _: nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> None:
+    """Before `forward`: hold the images of a network to the least side that leaves it a map.
+
+    Raises:
+        UsageError: one side is shorter.
+    """
+    if not inputs:  # given by name
+        return
+    height, width = inputs[0].shape[-2:]
+    if height < least or width < least:
+        raise UsageError(
+            f"{variant} needs images of at least {least} x {least} pixels, not {height} x {width}; "
+            "enlarge them or choose another network"
+        )
+
+
+def _runs_whole(model: Any) -> bool:
+    """Whether it runs to its last map; `features_only` cuts off what comes after those asked."""
+    info = model.feature_info
+    if not isinstance(info, FeatureInfo):
+        return True
+    count = len(info.info)
+    return any(index % count == count - 1 for index in info.out_indices)
+
+
 def default_cfg(**overrides: Any) -> dict[str, Any]:
-    """The description for timm of a network that has no published weights yet."""
+    """The description for timm of a network that has no published weights yet.
+
+    A network that fails on small images states `min_input_size`; `build` holds images to it.
+    """
     return {
         "url": "",
         "num_classes": 1000,
@@ -129,7 +160,7 @@ def build(
     feature_cfg: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build a variant as timm does.
+    """Build a variant as timm does, one that explains what its `min_input_size` refuses.
 
     Args:
         cls: the network.
@@ -159,4 +190,7 @@ def build(
             f"out_indices {asked} given; {variant} has the feature maps 0 to "
             f"{len(plain.feature_info) - 1}"
         ) from error
+    least = model.pretrained_cfg.get("min_input_size")  # type: ignore[operator, union-attr]
+    if least and _runs_whole(model):
+        model.register_forward_pre_hook(partial(refuse_small, variant, max(least[1:])))
     return model

@@ -10,23 +10,30 @@ import timm
 import torch
 
 Shapes = dict[str, tuple[int, ...]]
-ALIKE = 0.8
-"""Least share of parameter names, block numbers aside, that makes a file look like a family."""
+ALIKE, SURE = 0.8, 0.95
+"""Least shares of parameter names, block numbers aside, that make a file look like a family, and
+that spare asking timm's families too, which takes ten seconds."""
 
 
 def identify(state: Mapping[str, torch.Tensor]) -> str | None:
     """The registered model whose weights these are, else the family they look like, else None.
 
     Args:
-        state: tensors by name, in this library's naming or in the authors'.
+        state: tensors by name, in this library's naming, in the authors' or in timm's.
     """
-    likely = {module: _likeness(module, names, state) for module, names in _families().items()}
-    best = max(likely, key=lambda module: likely[module])
-    if likely[best] < ALIKE:
+    best, likeness = "", 0.0
+    for origin in ("sinet.models.", "timm.models."):
+        for module, names in _families(origin).items():
+            if likeness < SURE and (alike := _likeness(module, names, state)) > likeness:
+                best, likeness = module, alike
+    if likeness < ALIKE:
         return None
+    family = best.rpartition(".")[2]
+    if best.startswith("timm."):
+        return f"timm's family {family}"
     given = _of(_renamed(best, state))
-    same = [name for name in _families()[best] if _shapes(name) == given]
-    return same[0] if same else f"the family {best.rpartition('.')[2]}"
+    same = [name for name in _families("sinet.models.")[best] if _shapes(name) == given]
+    return same[0] if same else f"the family {family}"
 
 
 def _likeness(module: str, names: Sequence[str], state: Mapping[str, torch.Tensor]) -> float:
@@ -39,12 +46,12 @@ def _likeness(module: str, names: Sequence[str], state: Mapping[str, torch.Tenso
     return len(files & ours) / max(len(files | ours), 1)
 
 
-def _families() -> dict[str, list[str]]:
-    """Module of this library -> the names that it registers."""
+def _families(origin: str) -> dict[str, list[str]]:
+    """Module whose name begins like this -> the names that it registers."""
     found: dict[str, list[str]] = {}
     for name in timm.list_models():
         module = timm.model_entrypoint(name).__module__
-        if module.startswith("sinet.models."):
+        if module.startswith(origin):
             found.setdefault(module, []).append(name)
     return found
 

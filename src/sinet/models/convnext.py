@@ -114,7 +114,13 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 default_cfgs = generate_default_cfgs(
     dict.fromkeys(
         _VARIANTS,
-        default_cfg(first_conv="stem.0", pool_size=(14, 14), crop_pct=0.875, license="mit"),
+        default_cfg(
+            first_conv="stem.0",
+            pool_size=(14, 14),
+            min_input_size=(3, PATCH, PATCH),
+            crop_pct=0.875,
+            license="mit",
+        ),
     )
 )
 

@@ -152,7 +152,14 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 
 def _cfg(name: str) -> dict[str, Any]:
     first, last = ("features.conv0", "classifier") if "densenet" in name else ("conv1", "fc")
-    return default_cfg(first_conv=first, classifier=last, crop_pct=0.875, license="mit")
+    least = 29 if "densenet" in name else 9 if name.endswith("_b") else 17  # of InstanceNorm
+    return default_cfg(
+        first_conv=first,
+        classifier=last,
+        min_input_size=(3, least, least),
+        crop_pct=0.875,
+        license="mit",
+    )
 
 
 default_cfgs = generate_default_cfgs({name: _cfg(name) for name in _VARIANTS})

@@ -22,6 +22,7 @@ tiny_moat_1 5.1 / 1.6 / 79.2, tiny_moat_2 9.8 / 3.0 / 81.7, tiny_moat_3 19.5 / 6
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -188,6 +189,7 @@ class Attention(nn.Module):
         head_dim: int = 32,
         position_size: int | None = 14,
         window: Window | None = None,
+        fitting: Window | None = None,
     ) -> None:
         """Build the layer.
 
@@ -196,9 +198,11 @@ class Attention(nn.Module):
             head_dim: channels of a head.
             position_size: P, the size that the table is made for; None = no table.
             window: height and width of the windows, which must divide the map; None = whole map.
+            fitting: height and width of the images whose multiples have such maps throughout the
+                network, for the message; None = the windows', where maps are given as they are.
         """
         super().__init__()
-        self.heads, self.window = dim // head_dim, window
+        self.heads, self.window, self.fitting = dim // head_dim, window, fitting or window
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.position: nn.Parameter | None = None
@@ -238,16 +242,20 @@ class Attention(nn.Module):
         return out.transpose(1, 2).reshape(b, c, h, w)  # type: ignore[no-any-return]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What each position reads from those of its window."""
-        if self.window is None:
+        """What each position reads from those of its window.
+
+        Raises:
+            UsageError: the windows do not divide the map.
+        """
+        if self.window is None or self.fitting is None:
             return self.attend(x)
         h, w = x.shape[-2:]
         rows, cols = h // self.window[0], w // self.window[1]
         if (rows * self.window[0], cols * self.window[1]) != (h, w):
             raise UsageError(
                 f"a map of {h} x {w} does not divide into windows of {self.window[0]} x "
-                f"{self.window[1]}; give images whose map at this stage is a multiple of the "
-                "window, or window=None"
+                f"{self.window[1]}; give images whose height is a multiple of {self.fitting[0]} "
+                f"and whose width is one of {self.fitting[1]}, or build without windows"
             )
         return join_windows(self.attend(split_windows(x, rows, cols)), rows, cols)
 
@@ -338,12 +346,12 @@ class MOAT(StagedNet):
                 if i < 2:
                     blocks.append(MBConv(*shape, pool_size=pool_size, drop_path=drop))
                 else:
-                    size = position_sizes[i - 2] if position_sizes else None
-                    blocks.append(
-                        MOATBlock(
-                            *shape, pool_size, drop, position_size=size, window=windows[i - 2]
-                        )
-                    )
+                    options = {
+                        "position_size": position_sizes[i - 2] if position_sizes else None,
+                        "window": windows[i - 2],
+                        "fitting": _fitting(windows),
+                    }
+                    blocks.append(MOATBlock(*shape, pool_size, drop, **options))
                 width, done = dim, done + 1
             stages.append(nn.Sequential(*blocks))
             info = {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"}
@@ -360,6 +368,12 @@ class MOAT(StagedNet):
     def no_weight_decay(self) -> set[str]:
         """The tables of relative positions."""
         return {name for name, _ in self.named_parameters() if name.endswith(".position")}
+
+
+def _fitting(windows: Sequence[Window | None]) -> Window | None:
+    """Height and width of the images whose multiples the windows of the last stages divide."""
+    sides = [(16 * 2**i * w[0], 16 * 2**i * w[1]) for i, w in enumerate(windows) if w is not None]
+    return (math.lcm(*(h for h, _ in sides)), math.lcm(*(w for _, w in sides))) if sides else None
 
 
 def _init(module: nn.Module) -> None:

@@ -459,6 +459,7 @@ def _cfg(variant: str) -> dict[str, Any]:
     size, pool, crop = _SIZES.get(variant, (224, 7, 0.875))
     return default_cfg(
         input_size=(3, size, size),
+        min_input_size=None if variant == "nasnet_cifar" else (3, 3, 3),  # its stem is padded
         pool_size=(pool, pool),
         crop_pct=crop,
         num_classes=10 if variant == "nasnet_cifar" else 1000,

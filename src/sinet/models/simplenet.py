@@ -251,9 +251,9 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 def _cfg(variant: str) -> dict[str, Any]:
     usual = {"first_conv": "layers.0.conv.conv", "license": "mit", "crop_pct": 0.875}
     if "cifar" not in variant:
-        return default_cfg(**usual)
+        return default_cfg(**usual, min_input_size=(3, 25, 25))
     small = {"num_classes": 10, "input_size": (3, 32, 32), "pool_size": (2, 2), "crop_pct": 1.0}
-    return default_cfg(**{**usual, **small})
+    return default_cfg(**{**usual, **small}, min_input_size=(3, 16, 16))
 
 
 default_cfgs = generate_default_cfgs({name: _cfg(name) for name in _VARIANTS})

@@ -255,7 +255,9 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "dims": (32, 64, 128, 256), "depths": (3, 3, 12, 2), "expansions": (4, 4, 2, 2),
     },
 }  # fmt: skip
-default_cfgs = generate_default_cfgs({name: default_cfg() for name in _VARIANTS})
+default_cfgs = generate_default_cfgs(
+    {name: default_cfg(min_input_size=(3, 29, 29)) for name in _VARIANTS}
+)
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,9 +90,9 @@ def load_state(model: nn.Module, raw: Mapping[str, torch.Tensor], source: str) -
     if fresh:
         adapted.append("classifier starts fresh")
     expected = {k: v for k, v in model.state_dict().items() if k not in fresh}
-    missing = {k for k in expected.keys() - state.keys() if expected[k].is_floating_point()}
-    surplus = state.keys() - expected.keys()
-    wrong = {k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape}
+    missing = [k for k, v in expected.items() if k not in state and v.is_floating_point()]
+    surplus = [k for k in state if k not in expected]
+    wrong = [k for k, v in state.items() if k in expected and expected[k].shape != v.shape]
     if missing or surplus or wrong:
         looks = identify(raw)
         raise UsageError(
@@ -200,8 +200,8 @@ def _drop_other_classifier(model: nn.Module, state: StateDict) -> set[str]:
     return fresh
 
 
-def _some(what: str, names: set[str]) -> str:
-    first = ", ".join(sorted(names)[:3])
+def _some(what: str, names: Sequence[str]) -> str:
+    first = ", ".join(names[:3])
     return f"{len(names)} {what} (such as {first}); " if names else ""
 
 
