@@ -5,6 +5,7 @@
     python benchmarks/fit.py bccd path/to/bccd
     python benchmarks/fit.py camvid path/to/camvid      # with a classes.txt whose line 12 says void
     python benchmarks/fit.py pennfudan path/to/PennFudanPed           # after make_pennfudan.py
+    python benchmarks/fit.py numbers path/to/numbers                  # after make_street_numbers.py
     python benchmarks/fit.py motion path/to/motion                    # after make_motion.py
     python benchmarks/fit.py mni152 path/to/mni152/dataset.json       # after make_mni152.py
     python benchmarks/fit.py hippocampus path/to/folder/dataset.json  # after make_hippocampus.py
@@ -63,6 +64,7 @@ FITS = {
         "5000ms", 30, "mni152_dice", 0.9, options=("--model", "swin_unetr_small"), unit=""
     ),
     "hippocampus": Fit("5000ms", 45, "hippocampus_dice", 0.85, unit=""),
+    "numbers": Fit("50ms", 30, "digits_sequence_accuracy", 95.0),
     "motion": Fit("50ms", 60, "video_motion_accuracy", 95.0, options=("--model", "sinet_tiny")),
 }
 

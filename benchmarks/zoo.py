@@ -1,4 +1,4 @@
-"""Latency, INT8 latency and efficiency of every network of this library, in ONNX Runtime.
+"""ONNX Runtime latency, INT8 and efficiency of every network of this library and of its papers.
 
     python benchmarks/zoo.py                # all under 100M parameters, about half an hour
     python benchmarks/zoo.py --only lsnet   # one family; the others' rows are kept
@@ -22,14 +22,20 @@ from sinet.files import read_json
 from sinet.measurement.bench import BenchRow, bench_networks, default_size
 from sinet.measurement.results import record, results_dir
 from sinet.models.spec import ModelSpec
+from sinet.papers.base import papers
 
 MOST_PARAMETERS = 100e6
 
 
 def names(only: str) -> list[str]:
-    """Registered names of this library that fit the pattern, without those made for tests."""
-    ours = (n for n in timm.list_models() if timm.model_entrypoint(n).__module__[:6] == "sinet.")
-    return [n for n in ours if not n.endswith("_test") and fnmatch.fnmatch(n, f"*{only}*")]
+    """Names that fit the pattern: what this library registers, and what its cards have of timm.
+
+    Those made for tests are left out.
+    """
+    ours = {n for n in timm.list_models() if timm.model_entrypoint(n).__module__[:6] == "sinet."}
+    named = {n for module in papers().values() for n in module.CARD.models if timm.is_model(n)}
+    fitting = (n for n in ours | named if fnmatch.fnmatch(n, f"*{only}*"))
+    return sorted(n for n in fitting if not n.endswith("_test"))
 
 
 def row(found: BenchRow) -> dict[str, Any]:
@@ -47,8 +53,9 @@ def row(found: BenchRow) -> dict[str, Any]:
 def measure(name: str, seconds: float) -> dict[str, Any]:
     """One network's row, or what kept it from being measured."""
     size = default_size(name)
-    channels = timm.get_pretrained_cfg(name).input_size[0]
-    network = ModelSpec(name, size).create(1000, channels, load=False)
+    cfg = timm.get_pretrained_cfg(name)
+    channels = cfg.input_size[0]
+    network = ModelSpec(name, size).create(cfg.num_classes, channels, load=False)
     params = sum(p.numel() for p in network.parameters())
     facts: dict[str, Any] = {"params": params, "size": size}
     if params > MOST_PARAMETERS:
