@@ -170,6 +170,7 @@ PAIRS = {
         lambda m: m.unireplknet_a(), "unireplknet_a"),
 }  # fmt: skip
 NOT_RUN = {
+    "ghostnetv2": "timm's own network, not ours",
     "fmvit": "no code was published: tany0699/FMViT holds a licence only",
     "lightcnn": "no code was published",
     "lsnet": "its aggregation exists as a Triton kernel only, which needs a CUDA device",

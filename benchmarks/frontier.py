@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
@@ -38,6 +38,14 @@ OTHERS = (
 )  # fmt: skip
 
 
+class Effort(NamedTuple):
+    """How long each network learns."""
+
+    minutes: float
+    epochs: float
+    """For all alike; 0 = as many as fit into the minutes."""
+
+
 def epochs_in(minutes: float, spec: ModelSpec, data: ImageDataset, recipe: Recipe) -> float:
     """Passes over the images that fit into the minutes."""
     preprocess = preprocess_for(spec, data, pixel_stats(data))
@@ -46,7 +54,7 @@ def epochs_in(minutes: float, spec: ModelSpec, data: ImageDataset, recipe: Recip
 
 
 def trained(
-    names: tuple[str, ...], data: ImageDataset, size: int, minutes: float, seeds: int, work: Path
+    names: tuple[str, ...], data: ImageDataset, size: int, effort: Effort, seeds: int, work: Path
 ) -> dict[str, dict[str, Any]]:
     """Top-1 by seed, epochs and threads of each; the plan is kept so that a rerun goes on."""
     plan_path = work / "plan.json"
@@ -56,7 +64,7 @@ def trained(
     for name in names:
         spec = ModelSpec(name, size)
         if name not in plan:
-            epochs = epochs_in(minutes, spec, data, recipe)
+            epochs = effort.epochs or epochs_in(effort.minutes, spec, data, recipe)
             plan[name] = {"epochs": epochs, "threads": torch.get_num_threads()}
             write_json(plan_path, plan)
         mine = recipe.replace(epochs=plan[name]["epochs"])
@@ -95,6 +103,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
 def main(
     data: Annotated[Path, typer.Argument(help="CIFAR-10 as folders, or any data set.")],
     minutes: Annotated[float, typer.Option(help="Training of each network.")] = 10.0,
+    epochs: Annotated[float, typer.Option(help="For all alike, instead of minutes.")] = 0.0,
     size: Annotated[int, typer.Option(help="Input height and width.")] = 32,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 1,
     work: Annotated[Path, typer.Option(help="Where trainings are kept.")] = Path("runs/frontier"),
@@ -102,15 +111,17 @@ def main(
     """Train, time, record, draw."""
     names = (*OURS, *OTHERS)
     loaded = open_dataset(data)
-    rows = trained(names, loaded, size, minutes, seeds, work / f"{size}-{minutes:g}")
+    said = f"--epochs {epochs:g}" if epochs else f"--minutes {minutes:g}"
+    work = work / f"{size}-{said[2:].replace(' ', '-')}"
+    rows = trained(names, loaded, size, Effort(minutes, epochs), seeds, work)
     networks = {n: (ModelSpec(n, size).create(loaded.num_classes), size) for n in names}
     found = bench_networks(networks, precisions=("fp32", "int8"), seconds=5.0 * len(names))
     for row in found:
         name, _, int8 = row.name.partition(" ")
         rows[name]["int8" if int8 else "fp32"] = row.latency.median_ms
     both = [n for n in OURS if on_frontier(n, rows, "fp32") and on_frontier(n, rows, "int8")]
-    extra = {"size": size, "minutes": minutes, "images": len(loaded.train), "models": rows}
-    command = f"python benchmarks/frontier.py cifar10/ --minutes {minutes:g}"
+    extra = {"size": size, "images": len(loaded.train), "models": rows}
+    command = f"python benchmarks/frontier.py {data.name}/ {said} --size {size} --seeds {seeds}"
     record("frontier", len(both), "of ours on the frontier", len(OURS), seeds=range(seeds),
            command=command, extra=extra)  # fmt: skip
     draw(rows, results_dir().parent / "images" / "frontier.png")
