@@ -123,6 +123,7 @@ def test_local_convolution_has_no_shortcut() -> None:
         block.local_conv.bn.weight.zero_()
         block.local_conv.bn.bias.zero_()
         block.mlp.fc2.weight.zero_()
+        block.mlp.fc2.bias.zero_()
     assert not block(torch.randn(1, 32, 8, 8))[0].any()
 
 

@@ -8,6 +8,7 @@ network run on the family's variants of less than a million parameters, of which
 from __future__ import annotations
 
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,10 +47,13 @@ def lively(model: nn.Module) -> nn.Module:
 
     Norms then have something to fold, and branches behind a layer scale of 1e-6 are heard.
     """
-    generator = torch.Generator().manual_seed(0)
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if not value.is_floating_point() or not (value == value.flatten()[:1]).all():
+        vector = value.numel() == max(value.shape, default=1) and value.is_floating_point()
+        if not vector or not (value == value.flatten()[:1]).all():
             continue
+        # `features_only` writes `stages_0` or `body.stages.0` for `stages.0`, and omits the head
+        seed = zlib.crc32(name.removeprefix("body.").replace(".", "_").encode())
+        generator = torch.Generator().manual_seed(seed)
         if name.endswith(("bias", "running_mean")):
             value.data.normal_(0, 0.1, generator=generator)
         elif isinstance(value, nn.Parameter) or name.endswith("running_var"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,8 +31,10 @@ def _kind(text: str) -> type[nn.Module]:
 
 
 def _module(variant: str, name: str, kwargs: dict[str, Any]) -> nn.Module:
-    if timm.is_model(variant.split()[0]):
-        return _network(variant.split()[0], kwargs)
+    for text in (variant.lower(), name.lower()):
+        words = re.search(r"(?:convnext|efficientnet)_[a-z]\w*?(?=_gs\d|\W|$)", text)
+        if words and timm.is_model(words[0]):
+            return _network(words[0], kwargs)
     options = {
         "kernel_size": kwargs.get("kernel_size", 3),
         "group_size": kwargs.get("group_width", kwargs.get("group_size", 8)),

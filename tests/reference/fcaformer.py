@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from sinet.models import load_state
-from sinet.models.fcaformer import HEAD_DIM, FcaFormer
+from sinet.models.fcaformer import HEAD_DIM, MERGE, FcaFormer, convert
 
 _SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "l1": {"dims": (64, 128, 192, 320), "depths": (2, 2, 6, 2)},
@@ -23,17 +24,47 @@ _OTHERS = {"num_classes": int, "in_chans": int}
 
 
 def build(meta: dict[str, Any]) -> SimpleNamespace:
-    """The network that the header describes, in evaluation mode."""
+    """The network that the header describes; it is made at the first run, for the images' size."""
     kwargs, words = dict(meta.get("kwargs") or {}), f"{meta['name']} {meta.get('variant', '')}"
-    model = FcaFormer(**_numbers(kwargs, words)).to(getattr(torch, meta["dtype"])).eval()
-    built: list[nn.Module] = [model]
+    numbers, prepare = _numbers(kwargs, words), str(meta.get("prepare") or "")
+    merge = re.search(
+        r"\b(fused?|deploy\w*|merged?)\b", re.sub("un-|not ", "un", f"{words} {prepare}".lower())
+    )
+    recorded: dict[str, torch.Tensor] = {}
+    built: list[nn.Module] = []
 
     def load(state: dict[str, torch.Tensor]) -> None:
-        load_state(model, {k: v for k, v in state.items() if v.is_floating_point()}, meta["name"])
-        if re.search(r"\b(fused|deploy\w*|merged)\b", words.lower()):
-            built[:] = [reparameterize_model(model)]
+        recorded.clear()
+        recorded.update(convert({k: v for k, v in state.items() if v.is_floating_point()}))
+        built.clear()
 
-    return SimpleNamespace(load=load, run=lambda *inputs: built[0](*inputs))
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
+        if not built:
+            size = (inputs[0].shape[-2], inputs[0].shape[-1])
+            with torch.inference_mode(False):
+                model = FcaFormer(**{**_read_off(recorded, size), **numbers}, img_size=size)
+                model = model.to(getattr(torch, meta["dtype"])).eval()
+                load_state(model, recorded, meta["name"])
+                built.append(reparameterize_model(model) if merge else model)
+        out: torch.Tensor = built[0](*inputs)
+        return out
+
+    return SimpleNamespace(load=load, run=run)
+
+
+def _read_off(state: dict[str, torch.Tensor], size: tuple[int, int]) -> dict[str, Any]:
+    """Classes, channels, and how many blocks a block reads from, each of which leaves `left`."""
+    memory = 0
+    for name, value in state.items():
+        if found := re.fullmatch(r"stages\.(\d)\..*\.s_scale_factors", name):
+            stride = 4 << int(found.group(1))
+            left = math.prod(math.ceil(math.ceil(side / stride) / MERGE) for side in size)
+            memory = max(memory, value.shape[1] // left)
+    return {
+        "memory": memory,
+        "num_classes": len(state["head.fc.weight"]) if "head.fc.weight" in state else 0,
+        "in_chans": state["stem.0.conv.weight"].shape[1],
+    }
 
 
 def _numbers(kwargs: dict[str, Any], words: str) -> dict[str, Any]:
@@ -54,8 +85,4 @@ def _numbers(kwargs: dict[str, Any], words: str) -> dict[str, Any]:
             numbers["memory"] = int(kwargs[key])
     if "memory" not in numbers and (found := re.search(r"\b(?:cab_max_d|M)\s*=\s*(\d+)", words)):
         numbers["memory"] = int(found.group(1))
-    for key in ("img_size", "image_size", "input_size", "resolution"):
-        if key in kwargs:
-            size = kwargs[key]
-            numbers["img_size"] = tuple(size)[-2:] if isinstance(size, list | tuple) else int(size)
     return numbers | {key: cast(kwargs[key]) for key, cast in _OTHERS.items() if key in kwargs}

@@ -12,18 +12,12 @@ import torch
 from sinet.models import load_state
 from sinet.models.freenet import FreeNet
 
-SCENES = {"pavia": (103, 9), "salinas": (204, 16), "houston": (144, 15)}
-
 
 def network(meta: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> FreeNet:
     kwargs = meta.get("kwargs") or {}
-    text = f"{meta['name']} {meta.get('variant', '')}".lower()
     if "feature_ops.0.0.weight" not in state:
         raise ValueError(f"{meta['name']}: no FreeNet, parameters start with {list(state)[:3]}")
-    scene = next((sizes for key, sizes in SCENES.items() if key in text), (None, None))
     bands, classes = state["feature_ops.0.0.weight"].shape[1], len(state["cls_pred_conv.bias"])
-    if scene not in ((None, None), (bands, classes)):
-        raise ValueError(f"{text}: {scene} expected, {(bands, classes)} recorded")
     found = [re.match(r"feature_ops\.(\d+)\.(\d+)\.1\.0\.bias", name) for name in state]
     depths = [0] * (1 + max(int(m[1]) // 3 for m in found if m))
     for match in found:

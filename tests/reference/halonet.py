@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,8 +31,10 @@ def first(kwargs: dict[str, Any], *names: str, default: Any = None) -> Any:
 
 def network(meta: dict[str, Any], state: dict[str, torch.Tensor]) -> HaloNet:
     kwargs = meta.get("kwargs") or {}
-    text = f"{meta['name']} {meta.get('variant', '')}".lower()
-    line = next((figures for key, figures in FIGURES.items() if key in text), None)
+    found = None
+    for text in (meta["name"].lower(), meta.get("variant", "").lower()):
+        found = found or re.search(r"(?<![a-z0-9])h([0-7])(?![a-z0-9])", text)
+    line = FIGURES[f"h{found[1]}"] if found else None
     if line is None and first(kwargs, "block", "block_size") is None:
         raise ValueError(f"{meta['name']}: no size of HaloNet in it; known: {sorted(FIGURES)}")
     block, halo, value_ratio, output_ratio, _, _ = line or FIGURES["h0"]
@@ -62,7 +65,7 @@ def network(meta: dict[str, Any], state: dict[str, torch.Tensor]) -> HaloNet:
         widths=widths,
         heads=heads,
         act_layer=first(kwargs, "act", "act_layer", default="relu"),
-        num_classes=state["head.fc.weight"].shape[0],
+        num_classes=len(state["head.fc.weight"]) if "head.fc.weight" in state else 0,
         in_chans=state["stem.conv1.conv.weight"].shape[1],
     )
 
@@ -74,9 +77,10 @@ def layer(meta: dict[str, Any], state: dict[str, torch.Tensor]) -> HaloAttention
     dim_head = first(kwargs, "dim_head")
     if separate:
         dim_head = state["rel_pos_emb.rel_height"].shape[1]
+    dim = state["to_q.weight" if separate else "q.weight"].shape[1]
     return HaloAttention(
-        kwargs["dim"],
-        dim_head * heads if separate else first(kwargs, "dim_out", default=kwargs["dim"]),
+        dim,
+        dim_head * heads if separate else first(kwargs, "dim_out", default=dim),
         heads,
         state["rel_pos_emb.rel_height" if separate else "pos_embed.height_rel"].shape[1],
         first(kwargs, "block_size", "block", default=8),

@@ -44,7 +44,7 @@ def build(meta: dict[str, Any]) -> SimpleNamespace:
     made: list[nn.Module] = []
 
     def load(state: dict[str, torch.Tensor]) -> None:
-        classes = state["head.weight"].shape[0]
+        classes = len(state["head.weight"]) if "head.weight" in state else 0
         in_chans = state["downsample_layers.0.0.weight"].shape[1]
         model = HorNet(
             **options, filter_sizes=filters(state), num_classes=classes, in_chans=in_chans

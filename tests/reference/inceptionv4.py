@@ -37,7 +37,7 @@ def _name(text: str) -> str:
 def build(meta: dict[str, Any]) -> SimpleNamespace:
     """The network that the header describes; v1 gives an embedding unless told to classify."""
     kwargs = dict(meta.get("kwargs") or {})
-    name = _name(f"{meta['variant']} {meta['name'].removeprefix('inceptionv4_')}")
+    name = _name(f"{meta.get('variant', '')} {meta['name'].removeprefix('inceptionv4_')}")
     classify = name != "inception_resnet_v1" or bool(kwargs.get("classify", False))
     fused = any(word in str(meta.get("prepare", "")) for word in ("fuse", "deploy", "reparam"))
     built: list[torch.nn.Module] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -25,27 +24,40 @@ _SIZES: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 def build(meta: dict[str, Any]) -> SimpleNamespace:
-    """The module that the header describes; it is made when its state is known.
+    """The module that the header describes; it is made at the first run, for the images' size.
 
     A second head, the number of classes and the fused form show in the names and shapes of the
-    state; widths, depths and the image size come from the header.
+    state; widths and depths come from the header.
     """
     kwargs, words = dict(meta.get("kwargs") or {}), f"{meta['name']} {meta.get('variant', '')}"
     operator = "lsconv" in words.lower()
     numbers = _operator(kwargs, words) if operator else _network(kwargs, words)
+    recorded: State = {}
     built: list[nn.Module] = []
 
     def load(state: State) -> None:
-        ours = {k: v for k, v in convert(state).items() if v.is_floating_point()}
-        model = LSConv(**numbers) if operator else LSNet(**{**_read_off(ours), **numbers})
+        recorded.clear()
+        recorded.update({k: v for k, v in convert(state).items() if v.is_floating_point()})
+        built.clear()
+
+    def make(size: tuple[int, int]) -> nn.Module:
+        read_off = {} if operator else {**_read_off(recorded), "img_size": size}
+        model = LSConv(**numbers) if operator else LSNet(**read_off, **numbers)
         model = model.to(getattr(torch, meta["dtype"])).eval()
-        fused = not any(name.endswith(".conv.weight") for name in ours)
+        fused = not any(name.endswith(".conv.weight") for name in recorded)
         if fused:  # recorded under the names of a fused network
             model = reparameterize_model(model)
-        load_state(model, ours, meta["name"])
-        built[:] = [reparameterize_model(model) if _asks_to_fuse(meta) and not fused else model]
+        load_state(model, recorded, meta["name"])
+        return reparameterize_model(model) if _asks_to_fuse(meta) and not fused else model
 
-    return SimpleNamespace(load=load, run=lambda *inputs: built[0](*inputs))
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
+        if not built:
+            with torch.inference_mode(False):
+                built.append(make((inputs[0].shape[-2], inputs[0].shape[-1])))
+        out: torch.Tensor = built[0](*inputs)
+        return out
+
+    return SimpleNamespace(load=load, run=run)
 
 
 def _asks_to_fuse(meta: dict[str, Any]) -> bool:
@@ -72,20 +84,13 @@ def _network(kwargs: dict[str, Any], words: str) -> dict[str, Any]:
                 numbers[ours] = tuple(kwargs[key])
     if set(numbers) != {"dims", "depths"}:
         raise ValueError(f"cannot tell which LSNet {words!r} with {kwargs} is")
-    for key in ("img_size", "resolution"):
-        if key in kwargs:
-            size = kwargs[key]
-            numbers["img_size"] = tuple(size) if isinstance(size, list | tuple) else int(size)
     return numbers
 
 
 def _read_off(state: State) -> dict[str, Any]:
-    """What the shapes of the state tell; a square image is assumed where the header has no size."""
-    tables = [v.shape[1] for k, v in state.items() if k.endswith("attention_biases")]
-    side = math.isqrt(tables[0]) if tables else 4
+    """What the names and shapes of the state tell."""
     return {
         "distilled": any(name.startswith("head_dist.") for name in state),
         "num_classes": state["head.fc.weight"].shape[0] if "head.fc.weight" in state else 0,
         "in_chans": next(v for k, v in state.items() if k.startswith("stem.0")).shape[1],
-        "img_size": 64 * side,
     }

@@ -1,4 +1,4 @@
-"""Ours, built as a reference case of MetaMixer (FFNet, FFNetSR, one layer) describes it."""
+"""Ours, built as a reference case of MetaMixer (FFNet, FFNetSR) describes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from sinet.models.metamixer import FFNetSR
 def _network(meta: Mapping[str, Any]) -> nn.Module:
     kwargs = dict(meta.get("kwargs") or {})
     texts = (meta["name"].lower(), meta.get("variant", "").lower())
-    if re.search(r"ffnet[-_ ]?sr", texts[0]) or "conv_bef_up" in kwargs or "scale" in kwargs:
+    if (
+        any(re.search(r"ffnet[-_ ]?sr", text) for text in texts)
+        or "conv_bef_up" in kwargs
+        or "scale" in kwargs
+    ):
         if kwargs.get("norm") not in (None, "none", "None"):
             raise ValueError(f"FFNetSR has no norm, the case has {kwargs['norm']!r}")
         expansion = kwargs.get("expansion_ratio", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,9 +43,19 @@ def _network(variant: str, kwargs: dict[str, Any]) -> torch.nn.Module:
     return timm.create_model(variant, **options)
 
 
+def _variant(meta: dict[str, Any]) -> str:
+    """The authors' name of the network, in a sentence or, shortened, in the case's name."""
+    text = str(meta.get("variant") or "").lower()
+    named = re.search(r"simplenet\w*", text) or re.search(r"simplenet\w*", meta["name"].lower())
+    found = named[0] if named else text
+    if timm.is_model(short := found.replace("simplenet_", "simplenetv1_", 1)):
+        return short
+    return found
+
+
 def build(meta: dict[str, Any]) -> SimpleNamespace:
     """The network that the header describes."""
-    model = _network(str(meta["variant"]).strip(), dict(meta.get("kwargs") or {}))
+    model = _network(_variant(meta), dict(meta.get("kwargs") or {}))
     model = model.to(getattr(torch, meta["dtype"])).eval()
     fused = any(word in str(meta.get("prepare", "")) for word in ("fuse", "deploy", "reparam"))
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from types import SimpleNamespace
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
 from sinet.models import load_state
+from sinet.models.snn import SNN, convert
+
+State = dict[str, torch.Tensor]
 
 
 def _swap_activation(model: nn.Module) -> nn.Module:
@@ -22,29 +23,42 @@ def _swap_activation(model: nn.Module) -> nn.Module:
     return model
 
 
+def _network(state: State, image: tuple[int, ...]) -> SNN:
+    """All widths are in the state; pooling, which is not, is the tutorial's."""
+    kernels = [v for name, v in state.items() if name.startswith("convs.") and v.ndim == 4]
+    hidden = [v for name, v in state.items() if name.startswith("layers.") and v.ndim == 2]
+    pools = (2, 2, 1)[: len(kernels)]
+    return SNN(
+        [len(weight) for weight in hidden],
+        [(len(v), v.shape[-1], pool) for v, pool in zip(kernels, pools, strict=True)],
+        num_classes=len(state["fc.weight"]),
+        in_chans=image[0],
+        img_size=(image[1], image[2]),
+    )
+
+
 def build(meta: dict[str, Any]) -> SimpleNamespace:
-    """The network that the header describes."""
-    variant, kwargs = str(meta["variant"]), dict(meta.get("kwargs") or {})
-    words = f"{variant} {meta['name']}".lower()
-    options = {k: kwargs[k] for k in ("num_classes", "in_chans", "img_size") if k in kwargs}
-    sizes = re.search(r"\d+(?:-\d+)+", variant)
-    if "cnn" in words or "conv" in words:
-        name = "snn_cnn"
-    elif "mlp" in words or sizes:
-        name = "snn_mlp"
-    else:
-        raise ValueError(f"unknown self-normalizing network {variant!r}")
-    if sizes and name == "snn_mlp":
-        inputs, *widths, classes = (int(size) for size in sizes.group().split("-"))
-        options = {"widths": tuple(widths), "num_classes": classes, **options}
-        if inputs == 3072:
-            options = {"in_chans": 3, "img_size": 32, **options}
-    model = timm.create_model(name, **options)
-    if not kwargs.get("use_selu", True):
-        _swap_activation(model)
-    model = model.to(getattr(torch, meta["dtype"])).eval()
+    """The network that the header describes; it is made at the first run, for the images' size."""
+    kwargs = dict(meta.get("kwargs") or {})
+    recorded: State = {}
+    built: list[nn.Module] = []
 
-    def load(state: dict[str, torch.Tensor]) -> None:
-        load_state(model, state, meta["name"])
+    def load(state: State) -> None:
+        recorded.clear()
+        recorded.update(convert(state))
+        built.clear()
 
-    return SimpleNamespace(load=load, run=model)
+    def run(x: torch.Tensor) -> torch.Tensor:
+        x = x[:, None, None] if x.ndim == 2 else x  # images that were flattened already
+        if not built:
+            with torch.inference_mode(False):
+                model = _network(recorded, tuple(x.shape[1:]))
+                if not kwargs.get("use_selu", True):
+                    _swap_activation(model)
+                model = model.to(getattr(torch, meta["dtype"])).eval()
+                load_state(model, recorded, meta["name"])
+                built.append(model)
+        out: torch.Tensor = built[0](x)
+        return out
+
+    return SimpleNamespace(load=load, run=run)

@@ -15,19 +15,16 @@ import sinet.models
 def build(meta: dict[str, Any]) -> SimpleNamespace:
     """The network; the authors' `dims` are the widths after the first, which is `init_dim`."""
     given = dict(meta.get("kwargs") or {})
-    options: dict[str, Any] = {}
-    depths = given.get("layer_depths", given.get("depths"))
-    if depths:
-        options["depths"] = tuple(depths)
-        if 0 in options["depths"]:
-            raise ValueError("stages without blocks are not built")
-        first = given.get("init_dim", 32)
-        dims = given.get("dims") or [first * 2 ** (i + 1) for i in range(len(depths) - 1)]
-        options["dims"] = (first, *dims) if len(dims) < len(depths) else tuple(dims)
-    if expansions := given.get("expand_ratios", given.get("expansions")):
-        options["expansions"] = tuple(expansions)
-    if options and options.keys() != {"depths", "dims", "expansions"}:
-        raise ValueError(f"{meta['name']}: depths, dims and expansions go together")
+    depths = tuple(given.get("layer_depths", given.get("depths")) or (3, 3, 12, 2))
+    if 0 in depths:
+        raise ValueError("stages without blocks are not built")
+    first = given.get("init_dim", 32)
+    dims = tuple(given.get("dims") or [first * 2 ** (i + 1) for i in range(len(depths) - 1)])
+    options: dict[str, Any] = {
+        "depths": depths,
+        "dims": (first, *dims) if len(dims) < len(depths) else dims,
+        "expansions": tuple(given.get("expand_ratios", given.get("expansions")) or (4, 4, 2, 2)),
+    }
     for name in ("num_classes", "in_chans"):
         if name in given:
             options[name] = given[name]

@@ -103,9 +103,7 @@ def refuse_other_size(x: torch.Tensor, img_size: tuple[int, int]) -> None:
         )
 
 
-def refuse_small(
-    variant: str, least: int, _: nn.Module, inputs: tuple[torch.Tensor, ...]
-) -> None:
+def refuse_small(variant: str, least: int, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     """Before `forward`: hold the images of a network to the least side that leaves it a map.
 
     Raises:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from timm.models.swin_transformer import PatchMerging
 from torch import nn
 
 from sinet.errors import UsageError, unknown
-from sinet.models._networks import register_network
+from sinet.models._networks import Options, register_for
 
 __all__ = ["AttSwinUNet"]
 
@@ -320,8 +320,8 @@ class AttSwinUNet(nn.Module):
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.spatial_attention = spatial_attention
         dims = [embed_dim * 2**i for i in range(last + 1)]
-        windows = [min(window_size, max(img_size // (4 * 2**i), 1)) for i in range(last + 1)]
-        self.unit = math.lcm(*(4 * 2**i * window for i, window in enumerate(windows)))
+        windows = _stage_windows(len(depths), window_size, img_size)
+        self.unit = _unit(windows)
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
 
         def stage(i: int) -> nn.ModuleList:
@@ -386,6 +386,16 @@ class AttSwinUNet(nn.Module):
         x = self.final_expand(self.forward_features(x)).permute(0, 3, 1, 2)
         logits: torch.Tensor = self.head(x)
         return logits
+
+
+def _stage_windows(stages: int = 4, window_size: int = 7, img_size: int = 224) -> list[int]:
+    """Sides of the windows of each stage, in its tokens."""
+    return [min(window_size, max(img_size // (4 * 2**i), 1)) for i in range(stages)]
+
+
+def _unit(windows: Sequence[int]) -> int:
+    """Pixels that windows fill at every stage, on either axis."""
+    return math.lcm(*(4 * 2**i * window for i, window in enumerate(windows)))
 
 
 def _near(side: int, unit: int) -> int:
@@ -466,31 +476,42 @@ def _create(variant: str, **kwargs: Any) -> AttSwinUNet:
     return AttSwinUNet(**{**_VARIANTS[variant], **kwargs})
 
 
-@register_network
+def _multiple(variant: str) -> Callable[[Options], int]:
+    """`unit` of a variant, from the options that it is built with."""
+
+    def multiple(options: Options) -> int:
+        given = {**_VARIANTS[variant], **options}
+        layout = {key: given[key] for key in ("window_size", "img_size") if key in given}
+        return _unit(_stage_windows(len(given.get("depths", _LITE)), **layout))
+
+    return multiple
+
+
+@register_for("segment", "volume", multiple=_multiple("attswinunet"))
 def attswinunet(**kwargs: Any) -> nn.Module:
     """Depths 2-2-6-2, cross-contextual attention at all skips."""
     return _create("attswinunet", **kwargs)
 
 
-@register_network
+@register_for("segment", "volume", multiple=_multiple("attswinunet_lite"))
 def attswinunet_lite(**kwargs: Any) -> nn.Module:
     """Depths 2-2-2-2, cross-contextual attention at all skips."""
     return _create("attswinunet_lite", **kwargs)
 
 
-@register_network
+@register_for("segment", "volume", multiple=_multiple("swinunet"))
 def swinunet(**kwargs: Any) -> nn.Module:
     """Swin-Unet with depths 2-2-6-2: the skips are joined as they are."""
     return _create("swinunet", **kwargs)
 
 
-@register_network
+@register_for("segment", "volume", multiple=_multiple("swinunet_lite"))
 def swinunet_lite(**kwargs: Any) -> nn.Module:
     """Swin-Unet as it is usually quoted, depths 2-2-2-2."""
     return _create("swinunet_lite", **kwargs)
 
 
-@register_network
+@register_for("segment", "volume", multiple=_multiple("attswinunet_test"))
 def attswinunet_test(**kwargs: Any) -> nn.Module:
     """For tests: under 0.4 M parameters, images of multiples of 64 px."""
     return _create("attswinunet_test", **kwargs)

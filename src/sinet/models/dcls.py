@@ -160,7 +160,10 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "resnet50_dcls": {"layers": (3, 4, 6, 3), "kernel_count": 5},
 }  # fmt: skip
 default_cfgs = generate_default_cfgs(
-    {name: default_cfg(first_conv="stem.0", min_input_size=(3, 32, 32), crop_pct=0.875) for name in _VARIANTS}
+    {
+        name: default_cfg(first_conv="stem.0", min_input_size=(3, 32, 32), crop_pct=0.875)
+        for name in _VARIANTS
+    }
     | {"resnet50_dcls": default_cfg(first_conv="conv1", classifier="fc")}
 )
 

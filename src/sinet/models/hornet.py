@@ -181,7 +181,10 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "hornet_large_gf": {"base_dim": 192, "filter_sizes": _FILTERS},
 }  # fmt: skip
 default_cfgs = generate_default_cfgs(
-    {name: default_cfg(first_conv="stem.0", min_input_size=(3, 32, 32), crop_pct=0.875) for name in _VARIANTS}
+    {
+        name: default_cfg(first_conv="stem.0", min_input_size=(3, 32, 32), crop_pct=0.875)
+        for name in _VARIANTS
+    }
 )
 
 

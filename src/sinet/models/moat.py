@@ -346,7 +346,7 @@ class MOAT(StagedNet):
                 if i < 2:
                     blocks.append(MBConv(*shape, pool_size=pool_size, drop_path=drop))
                 else:
-                    options = {
+                    options: dict[str, Any] = {
                         "position_size": position_sizes[i - 2] if position_sizes else None,
                         "window": windows[i - 2],
                         "fitting": _fitting(windows),

@@ -407,7 +407,10 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "patnet_l": {"dim": 160, "depths": (2, 3, 20, 4)},
 }  # fmt: skip
 default_cfgs = generate_default_cfgs(
-    {name: default_cfg(crop_pct=0.9, min_input_size=(3, 32, 32), license="mit") for name in _VARIANTS}
+    {
+        name: default_cfg(crop_pct=0.9, min_input_size=(3, 32, 32), license="mit")
+        for name in _VARIANTS
+    }
 )
 
 

@@ -10,7 +10,7 @@ import timm
 from torch import nn
 
 from sinet.errors import UsageError, unknown
-from sinet.models._networks import create_network, list_networks
+from sinet.models._networks import MULTIPLE, create_network, list_networks, registered
 from sinet.models.weights import load_weights
 
 
@@ -84,6 +84,17 @@ class ModelSpec:
         if load and self.weights is not None and not self.on_backbone:
             load_weights(model, self.weights)
         return model
+
+    def side(self, pixels: float, multiple: int = MULTIPLE) -> int:
+        """The nearest side of an input that the network takes, pixels.
+
+        Args:
+            pixels: the side that is wanted.
+            multiple: what sides are multiples of if the network states no rule of its own.
+        """
+        own = registered(self.name).step(self.kwargs) if self.name in list_networks() else None
+        step = own or multiple
+        return max(step, round(pixels / step) * step)
 
     @property
     def on_backbone(self) -> bool:
