@@ -22,7 +22,7 @@ CARD = Card(
     slug="attnet",
     title="Attentive Convolution: Unifying the Expressivity of Self-Attention with Convolutional "
     "Efficiency",
-    authors="not read",
+    authors="H. Yu, H. Chen, Y. Jiang, W. Peng, Z. Sun, S. Kaski, G. Zhao",
     year=2025,
     venue="arXiv",
     url="https://arxiv.org/abs/2510.20092",
