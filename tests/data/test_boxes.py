@@ -297,6 +297,13 @@ def test_annotations_and_images_without_each_other(tmp_path: Path) -> None:
     assert "2 names in ImageSets/Main have no annotated image" in notes
 
 
+def test_two_formats_of_one_task_are_both_named(tmp_path: Path) -> None:
+    data = open_dataset(voc(coco(tmp_path)))
+    said = "COCO and Pascal VOC; read as COCO: to choose, take the files of the other formats away"
+    assert data.format == "COCO"
+    assert any(said in note for note in data.notes)
+
+
 def test_polygons_of_yolo_become_boxes(tmp_path: Path) -> None:
     yolo(tmp_path)
     (tmp_path / "labels/train/train1.txt").write_text("1 0.1 0.2 0.5 0.2 0.5 0.75\n")

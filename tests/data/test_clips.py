@@ -116,6 +116,75 @@ def test_a_video_that_ends_early(tmp_path: Path, ending: str, share: float) -> N
         split.clip(0, 4)
 
 
+@pytest.mark.parametrize("ending", ["avi", "mkv"])
+def test_what_is_left_of_a_video_is_shown_before_the_error(tmp_path: Path, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    path = video(tmp_path / f"a.{ending}", rng.integers(0, 256, (30, 64, 64, 3), np.uint8))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    shown: list[int] = []
+    with pytest.raises(ImageError, match=r"ends early: \d+ of about 30 frames") as caught:
+        shown.extend(frame.number for frame in play(path))
+    assert 8 < len(shown) < 20
+    assert shown == list(range(len(shown)))
+    assert f"early: {len(shown)} of" in caught.value.reason
+    with pytest.raises(ImageError, match="ends early"):
+        length(path)
+
+
+def written(path: Path, sound: int = 0, **options: str) -> Path:
+    """A video of 20 frames at 10 a second, with so many seconds of silence beside it."""
+    import av
+
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        stream = container.add_stream(codec, rate=10)
+        stream.pix_fmt, stream.width, stream.height = "yuv420p", 64, 64
+        voice = container.add_stream("aac", rate=16000) if sound else None
+        for _ in range(20):
+            pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+        for i in range(16 * sound if voice else 0):
+            silence = np.zeros((1, 1000), np.float32)
+            part = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            part.rate, part.pts = 16000, 1000 * i
+            container.mux(voice.encode(part))
+        container.mux(voice.encode() if voice else [])
+    return path
+
+
+def test_sound_may_be_longer_than_the_pictures(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.mkv", sound=6)
+    assert len(list(play(path))) == 20
+    assert length(path).seconds == pytest.approx(2, abs=0.15)
+
+
+def test_a_stream_that_does_not_know_its_length_just_ends(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.mkv", live="1")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert 3 < len(list(play(path))) < 17
+
+
+@pytest.mark.parametrize("where", ["end", "middle"])
+def test_a_packet_that_cannot_be_decoded(tmp_path: Path, where: str) -> None:
+    """At a cut it is the last one; what comes before it is shown, frames held back as well."""
+    path = written(tmp_path / "a.mp4", movflags="faststart")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if where == "end":
+        content = content[:middle]
+    else:
+        content[middle : middle + 5000] = bytes(5000)
+    path.write_bytes(content)
+    shown: list[int] = []
+    with pytest.raises(ImageError, match="ends early" if where == "end" else "damaged"):
+        shown.extend(frame.number for frame in play(path))
+    assert 3 < len(shown) < 17
+
+
 def test_cameras_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"webcam:77: there is no camera /dev/video77; plug"):
         next(play("webcam:77"))

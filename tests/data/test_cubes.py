@@ -127,6 +127,18 @@ def test_a_binary_that_is_cut_short(tmp_path: Path) -> None:
         read_cube(path)
 
 
+def test_scenes_must_have_the_same_bands(tmp_path: Path) -> None:
+    cube, labels = scene()
+    for name, bands in (("a", 6), ("b", 6), ("c", 5)):
+        np.save(tmp_path / f"{name}.npy", cube[..., :bands])
+        np.save(tmp_path / f"{name}_gt.npy", labels)
+    said = r"c\.npy has 5 bands, 2 of 3 scenes have 6; .* keep the same bands of all scenes"
+    with pytest.raises(DataError, match=said):
+        open_dataset(tmp_path)
+    np.save(tmp_path / "c.npy", cube)
+    assert open_dataset(tmp_path).channels == 6
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", scene()[0])
     np.save(tmp_path / "a_gt.npy", scene()[1][:-1])

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sinet.data import draw_sheet, inspect_dataset
+from sinet.data import boxes, draw_sheet, inspect_dataset
+from sinet.data.inspection import is_flaw
+from sinet.data.sheet import Suspect, suspects
 from sinet.errors import DataError
 
 from .writers import folders, idx, png, samples
@@ -126,6 +128,84 @@ def test_sheet(classes: int, tmp_path: Path) -> None:
         assert sheet.height == min(classes, 24) * 102 + 6
         assert len(set(np.asarray(sheet.convert("L")).ravel().tolist())) > 10
     assert [p.name for p in path.parent.iterdir()] == ["sheet.png"]
+
+
+def boxed(root: Path) -> Path:
+    """YOLO: 12 pictures for training, 4 for validation; no fox, two wrong boxes in val/1."""
+    for split, count in (("train", 12), ("val", 4)):
+        for i in range(count):
+            for kind in ("images", "labels"):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+            grey = np.full((30, 60, 3), 8 * i + 100 * (split == "val"), np.uint8)
+            (root / f"images/{split}/{i}.png").write_bytes(png(grey))
+            (root / f"labels/{split}/{i}.txt").write_text(f"{i % 2} 0.5 0.5 0.3 0.3\n")
+    wrong = "0 0.5 0.5 0.2 0.2\n0 0.9 0.5 0.4 0.4\n1 0.5 -0.2 0.1 0.1\n"
+    (root / "labels/val/1.txt").write_text(wrong)
+    (root / "labels/val/lonely.txt").write_text("0 0.5 0.5 0.3 0.3\n")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\n"
+                                    "names: [cat, dog, fox]\n")  # fmt: skip
+    return root
+
+
+def red(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray((pixels == [255, 0, 0]).all(-1))
+
+
+def test_what_was_repaired_or_left_out_is_found(tmp_path: Path) -> None:
+    found = inspect_dataset(boxed(tmp_path))
+    for said in (
+        "1 text files have no image and are left out: 'lonely.txt'",
+        "1 boxes lie outside of their image and are left out: labels/val/1.txt, box 3 (27 -7.5",
+        "1 boxes reach out of their image and are cut at its border: labels/val/1.txt, box 2 (42",
+    ):
+        assert sum(line.startswith(said) for line in found.warnings) == 1
+        assert not any(line.startswith(said) for line in found.notes)
+    assert suspects(found) == {
+        "images/val/1.png": Suspect(
+            ["box outside", "box cut"],
+            [(27, -7.5, 33, -4.5), (42, 9, 66, 21)],
+        )
+    }
+    assert "nothing found that is wrong" not in run(str(tmp_path))[0]
+
+
+def test_wrong_boxes_are_marked_and_an_empty_class_has_its_row(tmp_path: Path) -> None:
+    found = inspect_dataset(boxed(tmp_path / "data"))
+    with Image.open(draw_sheet(found, tmp_path / "sheet.png")) as image:
+        sheet = np.asarray(image.convert("RGB"))
+    assert len(sheet) == 6 + 132 + 3 * 102  # to look at, cat, dog, fox
+    first = red(sheet[6 + 24 : 6 + 72, 190 : 190 + 96])  # 96 x 48 of a tile of 96 x 96
+    rows, columns = np.nonzero(first)
+    assert (columns.max(), rows.min()) == (95, 0)  # both wrong boxes are cut at the border
+    assert first[0, 43:53].all()  # the one outside, above
+    assert first[14:34, 67].all()  # the one cut, at the right
+    assert not first[:, :40].any()  # the right box is not drawn
+    assert (sheet[6 + 132 + 204 :, 190:] == 255).all()  # no fox
+
+
+def test_the_sheet_takes_no_picture_where_it_could_be_several(tmp_path: Path) -> None:
+    data = inspect_dataset(boxed(tmp_path))
+    data.warnings = [line.replace("labels/val/1.txt", "1.txt") for line in data.warnings]
+    assert suspects(data) == {}
+
+
+@pytest.mark.parametrize("kind", boxes._KINDS)
+def test_every_fault_of_a_box_is_known_by_its_words(kind: str, tmp_path: Path) -> None:
+    data = inspect_dataset(boxed(tmp_path))
+    (line,) = boxes.summary([boxes.Remark(kind, "labels/val/2.txt, box 1 (1 2 3 4)")])
+    assert is_flaw(line)
+    data.warnings = [line]
+    (found,) = suspects(data).values()
+    assert (found.boxes, len(found.why)) == ([(1, 2, 3, 4)], 1)
+
+
+def test_pictures_to_look_at_come_from_every_kind(messy: Path, tmp_path: Path) -> None:
+    found = inspect_dataset(messy)
+    first = list(suspects(found).items())[:10]
+    assert {why for _, suspect in first for why in suspect.why} == {
+        "unreadable", "in two splits", "labels differ", "odd size"}  # fmt: skip
+    with Image.open(draw_sheet(found, tmp_path / "sheet.png")) as sheet:
+        assert sheet.height == 6 + 132 + 2 * 102
 
 
 def run(*arguments: str) -> tuple[str, Exception | None]:

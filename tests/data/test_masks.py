@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sinet.data import open_dataset
+from sinet.data import inspect_dataset, open_dataset
 from sinet.data.masks import VOID, palette
 from sinet.errors import DataError
 
@@ -138,6 +139,7 @@ def spoil_photo(root: Path) -> None:
     [
         (spoil_size, r"train/masks/train1.png: 8 x 8 pixels, its image 16 x 12"),
         (spoil_class, r"train/masks/train1.png: pixels of unknown class 77"),
+        (spoil_class, r"export these again, .* or take them and their images out"),
         (spoil_pair, r"1 images in .*train/images have no mask .* train1.jpg"),
         (spoil_photo, r"more than 255 different colours .* no class masks"),
     ],
@@ -145,7 +147,50 @@ def spoil_photo(root: Path) -> None:
 def test_bad_masks_are_named(tmp_path: Path, spoil: object, message: str) -> None:
     write(tmp_path, count=9)
     spoil(tmp_path)  # type: ignore[operator]
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        open_dataset(tmp_path)
+
+
+def test_masks_without_an_image_are_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "val/images/val2.jpg").unlink()
+    found = inspect_dataset(tmp_path)
+    assert found.samples == {"train": 4, "val": 3}
+    said = "1 masks have no image and are left out: 'val/masks/val2.png'"
+    assert said in found.warnings
+    assert said not in found.notes
+
+
+def with_boxes(root: Path, stems: Sequence[str]) -> Path:
+    """Masks in `masks`, and beside them boxes of some images in `labels`."""
+    for i in range(4):
+        for kind in ("images", "masks", "labels"):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((12, 16, 3), 60 * i, np.uint8)).save(root / f"images/{i}.png")
+        save_mask(truth(i), root / f"masks/{i}.png", "numbers")
+    for stem in stems:
+        (root / f"labels/{stem}.txt").write_text("0 0.5 0.5 0.3 0.3\n")
+    return root
+
+
+@pytest.mark.parametrize("stems", ["0123", "1"])
+def test_masks_and_boxes_are_both_named(tmp_path: Path, stems: str) -> None:
+    found = inspect_dataset(with_boxes(tmp_path, stems))
+    assert found.task == "segment"
+    (said,) = [line for line in found.warnings if "more than one format" in line]
+    assert "mask folders and YOLO; read as mask folders" in said
+    assert "`--task detect` reads it as YOLO" in said
+
+
+def test_masks_are_no_images_of_boxes(tmp_path: Path) -> None:
+    data = open_dataset(with_boxes(tmp_path, "0123"), task="detect")
+    names = sorted(name for split in data.splits.values() for name in split.names)
+    assert names == [f"images/{i}.png" for i in range(4)]
+
+
+def test_where_masks_fail_the_boxes_are_proposed(tmp_path: Path) -> None:
+    (with_boxes(tmp_path, "0123") / "masks/2.png").unlink()
+    with pytest.raises(DataError, match=r"(?s)no mask .* 2.png.*`--task detect` reads it as YOLO"):
         open_dataset(tmp_path)
 
 

@@ -1,31 +1,29 @@
-"""Volumes: their readers, their grid, and the windows that slide over them."""
+"""Volumes: their readers and their grid."""
 
 from __future__ import annotations
 
 import json
-import warnings
+import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from sinet.data import open_dataset
 from sinet.data.image import ImageError
-from sinet.data.inputs import preprocess_from
 from sinet.data.inspection import inspect_dataset
 from sinet.data.masks import VOID
-from sinet.data.patches import Patches, centres, gaussian, padded_to, places_of, slide
+from sinet.data.patches import Patches
+from sinet.data.volume_files import read_volume, write_labels
 from sinet.data.volumes import (
     Volume,
     VolumeInput,
+    misplaced,
     planes_of,
-    read_volume,
     resampled,
     turned,
     turned_back,
-    write_labels,
 )
 from sinet.errors import DataError, UsageError
 
@@ -132,6 +130,77 @@ def test_what_does_not_fit_is_named(tmp_path: Path, break_it: object, says: str)
         open_dataset(tmp_path)
 
 
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+MOVED, MIRRORED = AFFINE.copy(), AFFINE @ np.diag([1, -1.0, 1, 1])
+MOVED[2, 3] += 3
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "affine", "says", "remedy"),
+    [
+        ("labelsTr", volume(1)[1], MOVED, "origin differs by 3 mm$", "resample the labels onto"),
+        ("labelsTr", volume(1)[1], MIRRORED, "axis 1 mirrored$", "resample the labels onto"),
+        ("labelsTr", volume(1)[1][:-1], AFFINE, "17 x 22 x 14 voxels", "resample the labels onto"),
+        ("labelsTr", np.stack([volume(1)[1]] * 3, -1), AFFINE, "channels: 3, of a label map: 1",
+         "label maps one"),
+        ("imagesTr", np.stack([volume(1)[0]] * 2, -1), AFFINE,
+         "channels: 2, of most volumes: 1", "give all volumes the same channels"),
+    ],
+)  # fmt: skip
+def test_a_pair_that_does_not_fit_says_what_to_do(
+    tmp_path: Path, name: str, array: np.ndarray, affine: np.ndarray, says: str, remedy: str
+) -> None:
+    write(tmp_path)
+    save(tmp_path / name / "case1.nii.gz", array, affine)
+    with pytest.raises(DataError) as raised:
+        open_dataset(tmp_path)
+    first, problem, *remedies = str(raised.value).splitlines()
+    assert "1 volumes cannot be used" in first
+    assert problem.startswith(f"  {name}/case1.nii.gz")
+    assert re.search(says, problem)
+    assert remedies[0].startswith(remedy) or remedies[0].endswith(remedy)
+
+
+def test_the_place_of_labels_in_words() -> None:
+    assert misplaced(AFFINE, AFFINE.astype(np.float32) * (1 + 1e-6)) == []
+    near = AFFINE.copy()
+    near[:3, 3] += 5e-4  # half a thousandth of the smallest voxel, which is 1 mm
+    assert misplaced(AFFINE, near) == []
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]
+    about = np.diag([1.0, 1, 2, 1])
+    words = [f"axis {axis} turned by 11.5 degrees" for axis in (0, 1)]
+    assert misplaced(about, turn @ about) == words
+    assert misplaced(about, np.diag([1, 1, 2.5, 1])) == ["axis 2 has 2.5 mm a voxel, not 2 mm"]
+    other = about[:, [1, 0, 2, 3]]
+    assert misplaced(about, other) == [f"axis {axis} turned by 90 degrees" for axis in (0, 1)]
+    assert misplaced(about, np.zeros((4, 4))) == ["its header gives the voxels no place"]
+
+
+def test_other_spacings_are_said(tmp_path: Path) -> None:
+    write(tmp_path)
+    coarse = AFFINE @ np.diag([1, 1, 2.0, 1])
+    for name, array in zip(("imagesTr", "labelsTr"), volume(2), strict=True):
+        save(tmp_path / name / "case2.nii.gz", array, coarse)
+    (note,) = [note for note in open_dataset(tmp_path).notes if "spacing" in note]
+    assert note.startswith("1 of 6 volumes do not have the median spacing, 2 x 1 x 3 mm")
+    assert "imagesTr/case2.nii.gz with 2 x 1 x 6 mm" in note
+
+
+def test_label_maps_without_a_volume_are_said(tmp_path: Path) -> None:
+    write(tmp_path)
+    save(tmp_path / "labelsTr/alone.nii.gz", volume()[1])
+    save(tmp_path / "labelsTr/case0_seg.nii.gz", volume()[1])  # a second one of case0
+    data = open_dataset(tmp_path)
+    assert len(data.train) + len(data.val) == CASES
+    (note,) = [note for note in data.notes if "left out" in note]
+    assert note.startswith("2 label maps have no volume of their own")
+    assert "labelsTr/alone.nii.gz" in note
+
+
 def test_files_of_a_list_must_exist(brain: Path, tmp_path: Path) -> None:
     (tmp_path / "brain.json").write_bytes((brain / "brain.json").read_bytes())
     with pytest.raises(DataError, match="12 files of the list do not exist"):
@@ -141,8 +210,9 @@ def test_files_of_a_list_must_exist(brain: Path, tmp_path: Path) -> None:
 def test_a_label_that_the_list_lacks(tmp_path: Path) -> None:
     content = {"labels": {"0": "background", "1": "body"}, "training": write(tmp_path)}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"hold \[2\], which the list of labels lacks"):
+    with pytest.raises(DataError, match=r"hold \[2\], which the list of labels lacks") as raised:
         open_dataset(tmp_path)
+    assert "such as labelsTr/case0.nii.gz\nadd the labels to the list" in str(raised.value)
 
 
 def test_turning_and_back() -> None:
@@ -199,77 +269,6 @@ def test_a_series_needs_what_reads_it(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'sinet\[medical\]'"):
         read_volume(tmp_path)
-
-
-@pytest.mark.parametrize("sides", [(16, 16, 16), (8, 32, 4), (20, 37, 9), (5, 7)])
-def test_windows_slide_as_those_of_monai(sides: tuple[int, ...]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from monai.inferers import sliding_window_inference
-    torch.manual_seed(0)
-    flat = len(sides) == 2
-    network = (torch.nn.Conv2d if flat else torch.nn.Conv3d)(2, 3, 3, padding=1)
-    array = np.random.default_rng(0).standard_normal((2, 20, 37, 9)[: 3 if flat else 4])
-    array = array.astype(np.float32)
-    with torch.no_grad():
-        ours = slide(lambda p: network(torch.from_numpy(p)).numpy(), array, sides, 0.5)
-        theirs = sliding_window_inference(
-            torch.from_numpy(array)[None], sides, 1, network, overlap=0.5, mode="gaussian"
-        )[0].numpy()
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() < 1e-5
-
-
-def test_slices_of_a_volume_are_seen_one_by_one() -> None:
-    array = np.random.default_rng(0).standard_normal((1, 9, 10, 5)).astype(np.float32)
-    found = slide(lambda p: p * 2, array, (4, 4), 0.5)
-    assert np.allclose(found, 2 * array, atol=1e-5)
-
-
-def test_every_pixel_is_the_centre_of_one_patch() -> None:
-    array = np.random.default_rng(0).standard_normal((2, 7, 9)).astype(np.float32)
-    found = centres(lambda p: p[:, :, 2:3, 2:3], array, (5, 5))
-    assert (found == array).all()
-
-
-def test_windows_cover_everything() -> None:
-    places = places_of((33, 16), (16, 16), 0.25)
-    seen = np.zeros((1, 33, 16))
-    for place in places:
-        seen[place] += 1
-        assert seen[place].shape == (1, 16, 16)
-    assert (seen > 0).all()
-    weight = gaussian((16, 16))
-    assert weight.max() == weight[8, 8]
-    assert weight.min() >= 1e-3
-
-
-def test_what_is_small_is_padded_on_both_ends() -> None:
-    label = np.ones((1, 3, 9), np.uint8)
-    padded, inside = padded_to(label, (8, 8), VOID)
-    assert padded.shape == (1, 8, 9)
-    assert (padded[inside] == label).all()
-    assert (padded[0, 0] == VOID).all()
-    assert (padded[0, -1] == VOID).all()
-
-
-def test_patches_are_kept_as_plain_values() -> None:
-    patches = Patches(8, 2, (1.0, 2.0), (3.0, 4.0), sides=(8, 8, 4), low=-1, high=9.5)
-    assert preprocess_from(json.loads(json.dumps(patches.to_dict()))) == patches
-    assert patches.shape == (8, 8, 4)
-    for wrong in ({"sides": ()}, {"mean": (0.0,)}, {"overlap": 1.0}, {"channels": 0}):
-        with pytest.raises(ValueError, match="expected"):
-            Patches(**{**patches.to_dict(), **wrong})
-
-
-def test_values_are_normalised_by_their_own_or_by_the_datas() -> None:
-    array = np.array([[0, 0, 10, 20, 30]], np.float32)
-    own = Patches(8, 1, (), (), sides=(8, 8)).normalised(array)
-    assert own[0, :2].tolist() == [0, 0]  # what is outside of a scan
-    assert own[0, 2:].mean() == pytest.approx(0)
-    assert own[0, 2:].std() == pytest.approx(1)
-    data = Patches(8, 1, (10.0,), (5.0,), sides=(8, 8), low=5, high=20).normalised(array)
-    assert data[0].tolist() == [-1, -1, 0, 2, 2]
 
 
 def test_a_picture_shows_three_planes() -> None:

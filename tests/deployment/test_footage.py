@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -19,14 +18,11 @@ from typer.testing import CliRunner, Result
 
 from sinet.cli import guarded
 from sinet.cli.predict import predict
-from sinet.data.preprocess import Preprocess
 from sinet.data.video import Frame, length, play
-from sinet.deployment.footage import Answer, CocoFile, Watcher, stem
+from sinet.deployment.footage import Watcher, stem
 from sinet.deployment.predictor import Predictor
 from sinet.deployment.window import Window
 from sinet.errors import UsageError
-from sinet.tasks.signatures import Described
-from sinet.tasks.signatures.detect import Detections
 
 from .making import pictures
 
@@ -89,13 +85,33 @@ def test_videos_one_after_the_other(
     assert [length(tmp_path / f"drawn/{n}.mp4").frames for n in ("clip", "other")] == [6, 6]
 
 
+def test_a_video_that_ends_early_has_its_frames_and_the_error(
+    app: typer.Typer, model_file: Path, tmp_path: Path
+) -> None:
+    path = video(tmp_path / "clip.mkv", pictures(20, 50, 60, seed=3), rate=5)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    out = tmp_path / "rows.csv"
+    done = called(app, model_file, path, "--out", out)
+    assert done.exit_code == 0, done.output
+    with out.open(encoding="utf-8", newline="") as file:
+        *rows, last = csv.DictReader(file)
+    assert 5 <= len(rows) < 12
+    assert [row["frame"] for row in rows] == [str(i) for i in range(len(rows))]
+    assert {row["error"] for row in rows} == {""}
+    assert last["error"] == f"it ends early: {len(rows)} of about 20 frames can be read"
+    assert (last["frame"], last["label"]) == ("", "")
+    assert f"{len(rows) + 1} images and frames, 1 unreadable" in done.output
+
+
 def test_wrong_usage(app: typer.Typer, model_file: Path, clip: Path, tmp_path: Path) -> None:
     done = called(app, model_file, "webcam:77")
     assert done.exit_code == 2
     assert "there is no camera /dev/video77" in " ".join(done.output.split())
     done = called(app, model_file, clip, "--out", tmp_path / "a.coco.json")
     assert done.exit_code == 2
-    assert "gives no boxes" in done.output
+    assert "gives no boxes and no masks" in " ".join(done.output.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_show_without_a_display(
@@ -182,36 +198,10 @@ def test_a_camera_is_watched_until_somebody_stops_it(
     out, drawn = tmp_path / "rows.json", tmp_path / "drawn"
     done = called(app, model_file, "webcam:0", "--out", out, "--draw", drawn)
     assert done.exit_code == 0, done.output
-    rows = json.loads(out.read_text())
-    assert [row["frame"] for row in rows] == list(range(6))
-    assert rows[0]["file"] == "webcam:0"
+    answers = json.loads(out.read_text())
+    assert [answer["frame"] for answer in answers] == list(range(6))
+    assert answers[0]["source"] == "webcam:0"
     assert length(drawn / "webcam0.mp4").frames == 6
-
-
-def test_boxes_as_coco() -> None:
-    facts = Described(
-        "detect", ["cat", "dog"], [7, 9], True, Preprocess(8, 3, (0.5,) * 3, (1,) * 3)
-    )
-    boxes = np.array([[1, 2, 5, 10]], np.float32)
-    found = Detections("clip-000012", boxes, np.array([0.5], np.float32), np.array([1]), facts)
-    nothing = Detections("a.png", boxes[:0], np.zeros(0, np.float32), np.zeros(0, int), facts)
-    coco = CocoFile(facts)
-    coco.add(Answer("a.png", nothing), np.zeros((20, 30, 3), np.uint8))
-    frame = Frame(12, 0.5, Fraction(24), np.zeros((40, 50, 3), np.uint8))
-    coco.add(Answer("clip.mp4", found, frame), frame.pixels)
-    written = coco.to_dict()
-    assert [image["file_name"] for image in written["images"]] == ["a.png", "clip-000012.png"]
-    assert written["images"][1] == {
-        "id": 2, "file_name": "clip-000012.png", "height": 40, "width": 50,
-    }  # fmt: skip
-    (row,) = written["annotations"]
-    assert (row["image_id"], row["category_id"], row["bbox"], row["area"]) == (
-        2,
-        9,
-        [1, 2, 4, 8],
-        32,
-    )
-    assert written["categories"] == [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
 
 
 def test_names(model_file: Path) -> None:

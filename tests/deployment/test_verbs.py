@@ -59,18 +59,19 @@ def test_csv_has_a_row_for_each_image(
     assert "not an image" in rows[1]["error"]
 
 
-def test_json_keeps_the_type_of_ids(
+def test_json_holds_all_of_the_answers(
     app: typer.Typer, model_file: Path, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "results.json"
     pattern = str(photos / "*.png")
     done = CliRunner().invoke(app, ["predict", str(model_file), pattern, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    rows = json.loads(out.read_text(encoding="utf-8"))
-    assert len(rows) == 3
-    for row in rows:
-        if not row["error"]:
-            assert row["id"] == IDS[CLASSES.index(row["label"])]
+    answers = json.loads(out.read_text(encoding="utf-8"))
+    expected = Predictor(model_file).predict(sorted(photos.glob("*.png")))
+    assert answers == [result.to_json() for result in expected]
+    assert [bool(answer["error"]) for answer in answers] == [False, True, False]
+    assert set(answers[0]["probabilities"]) == set(CLASSES)
+    assert answers[0]["id"] == IDS[CLASSES.index(answers[0]["label"])]  # of its own type
 
 
 def test_few_images_are_shown_as_a_table(app: typer.Typer, model_file: Path, photos: Path) -> None:

@@ -69,13 +69,29 @@ def test_every_weight_learns() -> None:
     assert not without
 
 
-@pytest.mark.parametrize("name", ["smp_unet", "smp_fpn", "smp_segformer"])
+SMP = list_networks("smp_*")
+
+
+@pytest.mark.parametrize("name", SMP)
+def test_smps_decoders_become_files_that_agree(name: str, tmp_path: Path) -> None:
+    network = create_network(name, backbone="test_resnet", num_classes=4).eval()
+    images = torch.randn(2, 3, 128, 160)
+    with torch.inference_mode():
+        logits = network(images)
+    assert logits.shape == (2, 4, 128, 160)
+    file = export_network(network, (128, 160), 3, tmp_path / "net.onnx")
+    (found,) = ort.InferenceSession(str(file)).run(None, {"input": images.numpy()})
+    scale = max(1.0, float(logits.abs().max()))
+    np.testing.assert_allclose(found / scale, logits.numpy() / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", SMP)
 def test_smps_decoders_start_from_our_weights(name: str, tmp_path: Path) -> None:
     whole, path = saved("resnet10t", tmp_path)
     spec = ModelSpec(name, 64, {"backbone": "resnet10t"}, str(path))
     network = spec.create(4).eval()
     assert spec.label == f"resnet10t+{name}@64 pretrained"
-    assert network(torch.randn(1, 3, 64, 96)).shape == (1, 4, 64, 96)
+    assert network(torch.randn(1, 3, 128, 160)).shape == (1, 4, 128, 160)
     ours = network.encoder.model.state_dict()
     theirs = whole.state_dict()
     assert ours
@@ -84,8 +100,9 @@ def test_smps_decoders_start_from_our_weights(name: str, tmp_path: Path) -> None
 
 
 def test_all_are_registered() -> None:
-    names = ["pyramid_seg", "smp_deeplabv3plus", "smp_fpn", "smp_segformer", "smp_unet"]
-    assert set(names) <= set(list_networks())
+    assert len(SMP) == 10
+    assert {"pyramid_seg", *SMP} <= set(list_networks(task="segment"))
+    assert not {"pyramid_seg", *SMP} & set(list_networks(task="detect"))
 
 
 def test_clear_errors() -> None:
@@ -95,5 +112,7 @@ def test_clear_errors() -> None:
         create_network("pyramid_seg", backbone="snn_mlp")
     with pytest.raises(UsageError, match="smp's unet cannot be built"):
         create_network("smp_unet", backbone="no_such_network")
+    with pytest.raises(UsageError, match=r"smp's pan cannot be built on sinet_test.*pyramid_seg"):
+        create_network("smp_pan", backbone="sinet_test")
     with pytest.raises(UsageError, match="unexpected keyword argument 'depth'"):
         ModelSpec("pyramid_seg", 64, {"backbone": "sinet_test", "depth": 3}).create(2)

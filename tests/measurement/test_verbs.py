@@ -78,6 +78,17 @@ def test_models_lists_ours_and_timms_alike(run) -> None:
     assert "64" in theirs.output
 
 
+def test_models_lists_networks_and_necks(run) -> None:
+    heads, necks = run("models", "*rcnn*"), run("models", "dense_fpn")
+    assert "mask_rcnn_pp" in heads.output
+    assert "instances" in heads.output
+    assert "neck" in necks.output
+    assert "CATNet" in necks.output
+    timed = run("models", "retinanet", "--bench")
+    assert timed.exit_code == 2
+    assert "unknown model 'retinanet'" in timed.output
+
+
 def test_models_can_be_timed(run) -> None:
     done = run("models", "lcnet_035", "--size", "32", "--bench", "--threads", "1")
     assert done.exit_code == 0, done.output

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from sinet.errors import UsageError
 from sinet.measurement.cost import cost
-from sinet.models import create_network, list_networks, load_state, load_weights
+from sinet.models import ModelSpec, create_network, list_networks, load_state, load_weights
+from sinet.models._networks import registered
 from sinet.models.attswinunet import (
     AttSwinUNet,
     CrossContextualAttention,
@@ -83,6 +84,16 @@ def test_sizes_that_do_not_fit_are_explained() -> None:
         assert create_network("attswinunet").unit == 224
         # where fewer tokens than a window are left, the stage takes them all
         assert create_network("attswinunet", img_size=128, window_size=8).unit == 128
+
+
+@pytest.mark.parametrize("options", [{}, {"img_size": 128, "window_size": 8}, {"window_size": 4}])
+@pytest.mark.parametrize("name", [*FIGURES, NAME])
+def test_the_size_rule_is_that_of_the_network(name: str, options: dict[str, int]) -> None:
+    with torch.device("meta"):
+        unit = create_network(name, **options).unit
+    assert registered(name).step(options) == unit
+    assert ModelSpec(name, 1, options).side(1) == unit
+    assert ModelSpec(name, 1, options).side(2.4 * unit) == 2 * unit
 
 
 @pytest.mark.parametrize(

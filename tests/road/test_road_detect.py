@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import Result
+
+from sinet.data.masks import palette
 
 Run = Callable[..., Result]
 FIT = ("--model", "sinet_test", "--minutes", "0.02", "--budget", "1000ms", "batch_size=4")
@@ -53,6 +55,12 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def count_of(sheet: Path, colour: Sequence[int]) -> int:
+    """How many pixels of the picture sheet have exactly this colour."""
+    with Image.open(sheet) as image:
+        return int((np.asarray(image.convert("RGB")) == colour).all(-1).sum())
+
+
 def test_a_run_leaves_its_evidence(fitted: Path) -> None:
     stored = json.loads((fitted / "evidence/evidence.json").read_text())
     assert [row["name"] for row in stored["classes"]] == ["green", "red"]
@@ -89,7 +97,11 @@ def test_inspect_draws_the_boxes(sinet: Run, discs: Path, tmp_path: Path) -> Non
     assert sinet("inspect", discs, "--out", tmp_path).exit_code == 0
     stored = json.loads((tmp_path / "inspection.json").read_text())
     assert (stored["task"], stored["format"]) == ("detect", "YOLO")
-    assert (tmp_path / "sheet.png").is_file()
+    assert min(count_of(tmp_path / "sheet.png", colour) for colour in palette(2)) > 1000
+
+
+def test_the_sheet_of_a_run_has_the_boxes_too(fitted: Path) -> None:
+    assert min(count_of(fitted / "sheet.png", colour) for colour in palette(2)) > 1000
 
 
 def test_the_ship_folder_runs_alone(fitted: Path, discs: Path, tmp_path: Path) -> None:
@@ -99,3 +111,21 @@ def test_the_ship_folder_runs_alone(fitted: Path, discs: Path, tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert all(line.split("\t")[1] in ("green", "red") for line in done.stdout.splitlines())
     assert size_of(tmp_path / "new.boxes.png") == (90, 60)
+
+
+def test_any_head_with_any_backbone_and_neck(sinet: Run, discs: Path, tmp_path: Path) -> None:
+    asked = ("--model", "retinanet", "--minutes", "0.02", "--budget", "1000ms", "batch_size=4")
+    built = ("model.backbone=sinet_test", "model.neck=sinet_pyramid", "model.width=16")
+    result = sinet("fit", discs, *asked, *built, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    model = json.loads((tmp_path / "run/trained.json").read_text())["spec"]
+    assert model["name"] == "retinanet"
+    wanted = {"backbone": "sinet_test", "neck": "sinet_pyramid", "width": 16}
+    assert model["kwargs"] == wanted
+
+
+def test_what_nothing_can_be_built_with_is_said(sinet: Run, discs: Path, tmp_path: Path) -> None:
+    asked = ("--model", "retinanet", "model.backbone=sinet_test", "model.neck=catnot")
+    result = sinet("fit", discs, *asked, "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert "unknown neck 'catnot'; did you mean 'catnet'" in " ".join(result.output.split())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import Result
+
+from sinet.data.masks import palette
 
 Run = Callable[..., Result]
 FIT = ("--model", "sinet_test", "--minutes", "0.02", "--budget", "2000ms", "batch_size=4")
@@ -51,6 +53,12 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def count_of(sheet: Path, colour: Sequence[int]) -> int:
+    """How many pixels of the picture sheet have exactly this colour."""
+    with Image.open(sheet) as image:
+        return int((np.asarray(image.convert("RGB")) == colour).all(-1).sum())
+
+
 def test_a_run_leaves_its_evidence(fitted: Path) -> None:
     stored = json.loads((fitted / "evidence/evidence.json").read_text())
     assert [row["name"] for row in stored["classes"]] == ["green", "red"]
@@ -85,7 +93,14 @@ def test_inspect_draws_the_objects(sinet: Run, discs: Path, tmp_path: Path) -> N
     assert sinet("inspect", discs, "--out", tmp_path).exit_code == 0
     stored = json.loads((tmp_path / "inspection.json").read_text())
     assert (stored["task"], stored["format"]) == ("instances", "instance masks")
-    assert (tmp_path / "sheet.png").is_file()
+    sheet = tmp_path / "sheet.png"
+    assert min(count_of(sheet, colour) for colour in palette(2)) > 1000  # their boxes
+    bare = (40, 220, 40), (220, 40, 40)
+    assert max(count_of(sheet, colour) for colour in bare) == 0  # all pixels of objects are tinted
+
+
+def test_the_sheet_of_a_run_has_the_objects_too(fitted: Path) -> None:
+    assert min(count_of(fitted / "sheet.png", colour) for colour in palette(2)) > 1000
 
 
 def test_the_ship_folder_runs_alone(fitted: Path, discs: Path, tmp_path: Path) -> None:

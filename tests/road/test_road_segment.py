@@ -84,6 +84,25 @@ def test_val_and_predict_speak_of_pixels(
     assert size_of(drawn / "0.png") == (90, 60)
 
 
+def test_predict_writes_masks(sinet: Run, fitted: Path, scenes: Path, tmp_path: Path) -> None:
+    images, out, coco = scenes / "test/images", tmp_path / "a.json", tmp_path / "a.coco.json"
+    assert sinet("predict", fitted, images, "--out", out).exit_code == 0
+    answers = json.loads(out.read_text())
+    assert [answer["size"] for answer in answers] == [[60, 90]] * 4
+    result = sinet("predict", fitted, images, "--out", coco)
+    assert result.exit_code == 0, result.output
+    stored = json.loads(coco.read_text())
+    names = {row["id"]: row["name"] for row in stored["categories"]}
+    for image, answer in zip(stored["images"], answers, strict=True):
+        parts = [row for row in stored["annotations"] if row["image_id"] == image["id"]]
+        assert image["file_name"] == answer["source"]
+        assert sum(part["area"] for part in parts) == 60 * 90
+        for part in parts:
+            share = answer["shares"][names[part["category_id"]]]
+            assert part["area"] == pytest.approx(60 * 90 * share)
+            assert part["bbox"][2] * part["bbox"][3] >= part["area"]
+
+
 def test_the_ship_folder_runs_alone(fitted: Path, scenes: Path, tmp_path: Path) -> None:
     image = tmp_path / "new.png"
     image.write_bytes((scenes / "test/images/0.png").read_bytes())
@@ -105,3 +124,26 @@ def test_a_network_of_several_depths_ships_the_first_that_is_enough(
     assert rows["fp32"]["max_difference"] <= 1e-3
     whole = sum(p.numel() for p in create_network("unetpp_test", num_classes=2).parameters())
     assert rows["fp32"]["file_mb"] < 4 * whole / 1e6
+
+
+def test_a_network_with_a_size_rule_gets_a_size_that_fits(
+    sinet: Run, scenes: Path, tmp_path: Path
+) -> None:
+    asked = ("--model", "attswinunet_test", "--dry-run")
+    result = sinet("fit", scenes, *asked, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "attswinunet_test@64" in result.output
+    asked = ("--model", "attswinunet_test", "--epochs", "0.1", "--size", "70", "batch_size=4")
+    result = sinet("train", scenes, *asked, "--out", tmp_path / "trained")
+    assert result.exit_code == 0, result.output
+    stored = json.loads((tmp_path / "trained/trained.json").read_text())["preprocess"]
+    assert (stored["size"], stored["width"]) == (64, 128)
+
+
+def test_heads_of_other_tasks_are_refused(sinet: Run, scenes: Path, tmp_path: Path) -> None:
+    for verb in ("fit", "train"):
+        result = sinet(verb, scenes, "--model", "retinanet", "--out", tmp_path / verb)
+        assert result.exit_code == 2, result.output
+        assert "retinanet is a network for detect, not for segment" in " ".join(
+            result.output.split()
+        )

@@ -30,7 +30,7 @@ def tiny() -> Iterator[str]:
 
     _networks.register_network(tiny_sr)
     yield "tiny_sr"
-    del _networks._builders["tiny_sr"]
+    del _networks._registered["tiny_sr"]
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,16 @@ def test_what_cannot_be_exported_says_why(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.excess(Budget(ms=10)) == float("inf")
 
 
+def test_what_cannot_be_built_or_run_says_why_and_stops_nothing() -> None:
+    wrong = ModelSpec("sinet_test", 32, {"stem_strid": 1})
+    narrow = ModelSpec("smp_pan", 64, {"backbone": "test_resnet"})
+    found = time_candidates([wrong, narrow, TINY], Budget(), image_hw=(32, 32), cache=False)
+    reasons = {c.spec: c.why for c in found if c.latency is None}
+    assert "stem_strid" in reasons[wrong]
+    assert "test_resnet+smp_pan@64 cannot be run" in reasons[narrow]
+    assert [c.precision for c in found if c.fits] == ["fp32", "int8"]
+
+
 def test_the_upper_quartile_must_keep_the_budget() -> None:
     assert row(TINY, 10).held_against(Budget(ms=11.1)).fits
     judged = row(TINY, 10).held_against(Budget(ms=10.5))

@@ -22,10 +22,11 @@ from sinet.deployment.metadata import Metadata
 from sinet.deployment.predictor import Predictor
 from sinet.measurement.verify import verify
 from sinet.models.spec import ModelSpec
+from sinet.tasks._volume_stats import volume_stats
 from sinet.tasks.base import ImageTask
 from sinet.tasks.signatures import Described, signature
 from sinet.tasks.signatures.volume import dices, hausdorff, mean_dice
-from sinet.tasks.volume import Volumes, patch_sides, volume_stats
+from sinet.tasks.volume import Volumes, patch_sides
 
 CLASSES = ["background", "body", "core"]
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])

@@ -39,7 +39,11 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Stop after the table of candidates.")] = False,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Recipe values, such as lr=0.01 mixup=0.2.")
+        list[str] | None,
+        typer.Argument(
+            help="Recipe values, such as lr=0.01, and options of the networks: model.neck=catnet, "
+            "model.backbone=resnet18."
+        ),
     ] = None,
 ) -> None:
     """From a folder of images and a latency budget to the best measured model, ready to ship.

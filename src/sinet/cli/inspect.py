@@ -58,16 +58,11 @@ def inspect(
 
 def _painter(found: Inspection) -> Painter | None:
     """What draws the masks or boxes of a data set onto its pictures."""
-    from sinet.data.preprocess import Preprocess
+    from sinet.data.sheet import UNUSED, painter
     from sinet.tasks.signatures import Described, signature
 
-    if found.task == "classify":
-        return None
-    whole = Preprocess(32, 3, (0.5,) * 3, (0.5,) * 3, fit="stretch")  # has no say in a picture
-    task = signature(Described(found.task, found.classes, found.class_ids, found.multilabel, whole))
-    return lambda split, i, pixels: task.truth_result(split.names[i], task.truth(split, i)).draw(
-        pixels
-    )
+    facts = Described(found.task, found.classes, found.class_ids, found.multilabel, UNUSED)
+    return painter(found.task, signature(facts))
 
 
 def _show(found: Inspection, out: Path | None) -> None:

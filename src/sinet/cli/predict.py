@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sinet.errors import UsageError
 
 if TYPE_CHECKING:
-    from sinet.deployment.footage import Answer
     from sinet.deployment.predictor import Predictor
-
-_SHOWN = 50
 
 
 def predict(
@@ -26,8 +23,9 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="results.csv or results.json, NAME.coco.json for boxes, or a folder for answers "
-            "that are files (volumes); else a table is shown."
+            help="results.csv: rows; results.json: all that is known, masks as well; "
+            "NAME.coco.json: boxes, objects or classes of pixels; a folder: answers that are files "
+            "(volumes, scenes, pictures). Else a table is shown."
         ),
     ] = None,
     draw: Annotated[
@@ -38,13 +36,14 @@ def predict(
         bool, typer.Option("--show", help="Show the drawn answers in a window.")
     ] = False,
     engine: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
-    top: Annotated[int, typer.Option(min=1, help="Classes to give for each image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="Classes to give in each row.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
 ) -> None:
     """Say what is in images, videos and before cameras, with an exported model.
 
     One row an answer, and one for each file that cannot be read, which holds the error. Videos and
-    cameras are answered frame by frame, cameras until Ctrl-C or until the window is closed.
+    cameras are answered frame by frame, cameras until Ctrl-C or until the window is closed; a video
+    that ends early has its error after its frames.
 
     Example: `sinet predict runs/photos/model.onnx new/*.jpg --out results.csv --top 3`
     """
@@ -52,51 +51,26 @@ def predict(
     from rich.progress import track
 
     from sinet.data.video import is_camera
-    from sinet.deployment.footage import CocoFile, Drawings, Watcher
+    from sinet.deployment.footage import Watcher
     from sinet.deployment.predictor import Predictor
-    from sinet.deployment.window import Window
-    from sinet.files import write_json
+    from sinet.deployment.sink import Sinks
+    from sinet.deployment.sinks import Drawings, Screen, sinks_for
 
-    into = out if out is not None and not out.suffix else None
-    if out is not None and into is None and out.suffix not in (".csv", ".json"):
-        raise UsageError(f"--out {out} is neither .csv nor .json; choose one of them")
     watcher = Watcher(Predictor(model, engine, threads), model, threads)
     files = list(_expand(sources, watcher.predictor))
-    moving = any(watcher.plays(source) for source in files)
-    live = any(map(is_camera, files))
-    coco = CocoFile(watcher.predictor.metadata) if str(out).endswith(".coco.json") else None
-    drawings, window = Drawings(draw) if draw else None, Window() if show else None
-    rows: list[dict[str, Any]] = []
-    count = 0
-    console = Console(stderr=True)
-    seen = track(files, "predict", console=console, transient=True, disable=live)
-    with drawings or nullcontext(), suppress(KeyboardInterrupt) if live else nullcontext():
+    moving, live = any(map(watcher.plays, files)), any(map(is_camera, files))
+    places = sinks_for(out, watcher.predictor.metadata, top, moving)
+    places += [*([Drawings(draw)] if draw else []), *([Screen()] if show else [])]
+    seen = track(files, "predict", console=Console(stderr=True), transient=True, disable=live)
+    sinks = Sinks(places)
+    with sinks, suppress(KeyboardInterrupt) if live else nullcontext():
         for answer in watcher.answers(seen):
-            rows += _rows(answer, top, moving)
-            count += 1
-            if answer.result.error is not None:
-                continue
-            if into is not None and answer.result.save(into) is None:
-                raise UsageError(f"this model answers in rows, not files; give --out {into}.csv")
-            if coco:
-                coco.add(answer, watcher.picture(answer))
-            if drawings or window:
-                picture = answer.result.draw(watcher.picture(answer))
-                if drawings:
-                    drawings.add(answer, picture)
-                if window and not window.show(picture):
-                    break
-    if window:
-        window.wait()
-    if coco and out:
-        write_json(out, coco.to_dict())
-    elif out:
-        _save(rows, into / "results.csv" if into else out)
-    else:
-        _show(rows[:_SHOWN], len(rows))
-    bad = sum(bool(row["error"]) for row in rows)
+            sinks.add(answer)
+            if sinks.closed:
+                break
     kind = "images and frames" if moving else "images"
-    typer.echo(f"{count} {kind}, {bad} unreadable" + (f"; wrote {out}" if out else ""), err=True)
+    wrote = f"; wrote {out}" if out else ""
+    typer.echo(f"{sinks.count} {kind}, {sinks.bad} unreadable{wrote}", err=True)
 
 
 def _expand(sources: Iterable[str], predictor: Predictor) -> Iterator[Path | str]:
@@ -121,45 +95,3 @@ def _expand(sources: Iterable[str], predictor: Predictor) -> Iterator[Path | str
             if not found:
                 raise UsageError(f"nothing matches {source!r}")
             yield from map(Path, found)
-
-
-def _rows(answer: Answer, top: int, moving: bool) -> list[dict[str, Any]]:
-    """Columns file, frame and time in seconds where anything moves, those of the task, error."""
-    begins: dict[str, Any] = {"file": answer.source}
-    if moving:
-        frame = answer.frame
-        begins |= (
-            {"frame": frame.number, "time": round(frame.seconds, 3)}
-            if frame
-            else ({"frame": "", "time": ""})
-        )
-    ends = {"error": answer.result.error or ""}
-    return [{**begins, **row, **ends} for row in answer.result.rows(top)]
-
-
-def _save(rows: list[dict[str, Any]], out: Path) -> None:
-    import csv
-
-    from sinet.files import atomic_path, write_json
-
-    if out.suffix == ".json":
-        write_json(out, rows)
-        return
-    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["file", "error"])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _show(rows: list[dict[str, Any]], total: int) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*(rows[0] if rows else ["file"]))
-    for row in rows:
-        table.add_row(*(escape(str(value)) for value in row.values()))
-    console = Console()
-    console.print(table)
-    if total > len(rows):
-        console.print(f"... and {total - len(rows)} more; --out results.csv keeps them all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,12 @@ from sinet.data.dataset import ImageDataset, Split, listed, open_dataset
 from sinet.data.image import ImageError
 
 FEW, IMBALANCE, ODD_ASPECT, ODD_SIZE, TINY = 10, 10.0, 4.0, 4.0, 16
+
+_FLAW = re.compile(
+    r"left out|are swapped|are cut at|have no name and|without a training image"
+    r"|^there is more than one format"
+)
+_TOLD = re.compile(r"cannot be read and|^classes without an image")  # with more detail elsewhere
 
 
 @dataclass
@@ -55,6 +62,7 @@ class Inspection:
     """(name, why): very long, very small or very large pictures."""
     empty_classes: list[str]
     notes: list[str]
+    """What was recognised and decided, besides what the warnings say."""
     warnings: list[str] = field(default_factory=list)
     """What to look at, in plain words, the gravest first."""
     problem: str = ""
@@ -137,7 +145,7 @@ def inspect_dataset(
         conflicts=_names([g for g in by_pixels if len({p.label for p in g}) > 1]),
         odd=_odd(good),
         empty_classes=data.empty_classes,
-        notes=data.notes,
+        notes=[note for note in data.notes if not is_flaw(note)],
     )
     total = len(good) + len(data.skipped)
     if len(data.skipped) > max_bad_share * total:
@@ -147,6 +155,14 @@ def inspect_dataset(
         )
     found.warnings = _warnings(found)
     return found
+
+
+def is_flaw(note: str) -> bool:
+    """Whether a note of a reader is about something wrong: repaired, left out, or doubtful.
+
+    A reader's notes are sentences, so this goes by their words; a test holds them together.
+    """
+    return _FLAW.search(note) is not None and _TOLD.search(note) is None
 
 
 def _look(data: ImageDataset, progress: Callable[[int, int], None] | None) -> list[_Seen]:
@@ -227,6 +243,7 @@ def _warnings(found: Inspection) -> list[str]:
         if named:
             first = "; ".join(f"{name} ({why})" for name, why in named[:3])
             lines.append(f"{text.format(len(named))}: {first}")
+    lines += filter(is_flaw, found.data.notes)
     if found.empty_classes:
         lines.append(f"classes without a picture: {listed(found.empty_classes)}")
     if len(found.modes) > 1:

@@ -1,28 +1,96 @@
-"""The picture sheet: a few training pictures of each class, to see at a glance what is there."""
+"""The picture sheet: what looks wrong, and a few training pictures of each class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from sinet.data.dataset import ImageDataset, Split
 from sinet.data.image import ImageError, Pixels
 from sinet.data.inspection import Inspection
+from sinet.data.preprocess import Preprocess
 from sinet.files import atomic_path
 
-TILE, GAP, NAME = 96, 6, 190  # pixels
+TILE, GAP, NAME, CAPTION = 96, 6, 190, 30  # pixels
+PITCH = TILE + GAP
 MAX_CLASSES, PER_CLASS = 24, 10
-INK, PALE, PAPER = "#1f2933", "#7b8794", "#ffffff"
+INK, PALE, PAPER, BAD, MISSING = "#1f2933", "#7b8794", "#ffffff", "#ff0000", "#f5d0d0"
+LEAST = 6  # pixels of a tile that a marked box measures at least, however small it is
 
+UNUSED = Preprocess(32, 3, (0.5,) * 3, (0.5,) * 3, fit="stretch")
+"""For a task's signature that only draws: it has no say in a picture."""
+
+_BOX = re.compile(r"(?P<source>.+), (?:box|object) \d+(?: \((?P<corners>[^()]*)\))?(?: \.\.\.)?")
+_FAULTS = {
+    "four finite numbers": "box unreadable",
+    "wrong way round": "corners swapped",
+    "outside of their image": "box outside",
+    "reach out": "box cut",
+    "no area": "box empty",
+    "three points": "outline too short",
+    "no outline": "no outline",
+}
+"""Words of what `sinet.data.boxes.summary` says, and what the sheet says for it."""
+
+Corners = tuple[float, ...]
+"""x1, y1, x2, y2 in pixels of the picture, as the file had them."""
 Painter = Callable[[Split, int, Pixels], Image.Image]
 """Draws what a sample shows, such as its boxes, onto its pixels."""
 
 
+class Draws(Protocol):
+    """What a task's signature knows about truths."""
+
+    def truth(self, split: Split, i: int) -> Any:
+        """What sample `i` shows."""
+        ...
+
+    def truth_result(self, source: str, truth: Any) -> Any:
+        """The same as a result, which can draw itself."""
+        ...
+
+
+@dataclass
+class Suspect:
+    """A picture to look at."""
+
+    why: list[str] = field(default_factory=list)
+    """A word or two for each thing that is wrong."""
+    boxes: list[Corners] = field(default_factory=list)
+    """The boxes that are wrong, as they were given."""
+
+
+def painter(task: str, signature: Draws) -> Painter | None:
+    """What draws the truth of a task's samples; None where labels say all.
+
+    Args:
+        task: of the data set.
+        signature: of that task, for the classes of the data set.
+    """
+    if task == "classify":
+        return None
+
+    def paint(split: Split, i: int, pixels: Pixels) -> Image.Image:
+        drawn = signature.truth_result(split.names[i], signature.truth(split, i)).draw(pixels)
+        assert isinstance(drawn, Image.Image)
+        return drawn
+
+    return paint
+
+
 def draw_sheet(inspection: Inspection, path: str | Path, paint: Painter | None = None) -> Path:
-    """Write a PNG with one row a class: its name, its number of pictures, the first few of them.
+    """Write a PNG: a row of pictures to look at, if there are any, then a row a class.
+
+    A class has its name, its number of training pictures and the first few of them; a picture to
+    look at, of whichever split, has its name, what is wrong, and its wrong boxes in red.
 
     Args:
         inspection: of the data set; up to 24 classes are drawn, evenly spaced.
@@ -31,35 +99,126 @@ def draw_sheet(inspection: Inspection, path: str | Path, paint: Painter | None =
     """
     data = inspection.data
     rows = np.unique(np.linspace(0, data.num_classes - 1, MAX_CLASSES).astype(int))
-    pitch = TILE + GAP
-    sheet = Image.new("RGB", (NAME + PER_CLASS * pitch + GAP, len(rows) * pitch + GAP), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    bold, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    bad = suspects(inspection)
+    first = GAP + (PITCH + CAPTION) * bool(bad)
+    sheet = Image.new("RGB", (NAME + PER_CLASS * PITCH + GAP, first + len(rows) * PITCH), PAPER)
+    if bad:
+        _draw_suspects(sheet, data, bad, paint)
     labels = data.train.labels
     for row, index in enumerate(rows):
-        top = GAP + row * pitch
+        top = first + row * PITCH
         members = np.flatnonzero(labels[:, index] if data.multilabel else labels == index)
-        draw.text((GAP + 4, top + 28), _short(data.classes[index]), INK, bold)
-        draw.text((GAP + 4, top + 52), f"{len(members)} training pictures", PALE, small)
+        _title(sheet, top, data.classes[index], f"{len(members)} training pictures")
+        if not len(members):
+            continue  # named in the data set, but in none of its training pictures
         spaced = members[np.linspace(0, len(members) - 1, PER_CLASS).astype(int)]
         for column, i in enumerate(dict.fromkeys(spaced.tolist())):
-            tile = _tile(data, i, paint)
-            left = NAME + column * pitch + (TILE - tile.width) // 2
-            sheet.paste(tile, (left, top + (TILE - tile.height) // 2))
+            _paste(sheet, _tile(data.train, i, paint), column, top)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
     return Path(path)
 
 
-def _tile(data: ImageDataset, i: int, paint: Painter | None) -> Image.Image:
+def suspects(found: Inspection) -> dict[str, Suspect]:
+    """The pictures to look at by name: the first of each kind of fault, then the second, ..."""
+    kinds: list[list[tuple[str, str, Corners | None]]] = [
+        [(name, "unreadable", None) for name, _ in found.unreadable],
+        *(list(_marked(found.data, line)) for line in found.warnings),
+        [(name, "in two splits", None) for group in found.leaked for name in group],
+        [(name, "labels differ", None) for group in found.conflicts for name in group],
+        [(name, "odd size", None) for name, _ in found.odd],
+    ]
+    bad: dict[str, Suspect] = {}
+    for name, why, corners in filter(None, chain.from_iterable(zip_longest(*kinds))):
+        suspect = bad.setdefault(name, Suspect())
+        suspect.why += [why] if why not in suspect.why else []
+        suspect.boxes += [corners] if corners else []
+    return bad
+
+
+def _marked(data: ImageDataset, line: str) -> Iterator[tuple[str, str, Corners | None]]:
+    """(picture, fault, corners) of the boxes that a finding speaks of; nothing for others."""
+    said, _, listed = line.partition(": ")
+    why = next((short for words, short in _FAULTS.items() if words in said), None)
+    for part in listed.split("; ") if why else ():
+        box = _BOX.fullmatch(part)
+        name = _picture_of(data, box["source"]) if box else None
+        if box and why and name:
+            corners = tuple(float(value) for value in (box["corners"] or "").split())
+            yield name, why, corners if np.isfinite(corners).all() and corners else None
+
+
+def _picture_of(data: ImageDataset, source: str) -> str | None:
+    """The picture whose boxes `labels/train/1.txt` or `instances.json (1.jpg)` holds.
+
+    None where that could be several: no picture is better than a wrong one.
+    """
+    inner = re.search(r"\((.+)\)$", source)
+    stem = PurePosixPath(inner[1] if inner else source).stem
+    words = set(re.split(r"[/ ()]+", source))
+    names = [n for split in data.splits.values() for n in split.names]
+    fits = [
+        (len(words & set(PurePosixPath(name).parts)), name)
+        for name in names
+        if PurePosixPath(name).stem == stem
+    ]
+    best = [name for score, name in fits if score == max(fits)[0]]
+    return best[0] if len(best) == 1 else None
+
+
+def _draw_suspects(
+    sheet: Image.Image, data: ImageDataset, bad: dict[str, Suspect], paint: Painter | None
+) -> None:
+    """The first row: pictures to look at, with their names and what is wrong."""
+    places = {n: (s, i) for s in data.splits.values() for i, n in enumerate(s.names)}
+    _title(sheet, GAP, "look at these", "the first of each fault", BAD)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column, (name, suspect) in enumerate(list(bad.items())[:PER_CLASS]):
+        tile = Image.new("RGB", (TILE, TILE), MISSING)
+        if name in places:  # those that cannot be read are in no split
+            # a wrong box stands alone: right ones may be red by their class
+            tile = _tile(*places[name], None if suspect.boxes else paint, suspect.boxes)
+        _paste(sheet, tile, column, GAP)
+        left = NAME + column * PITCH
+        why = suspect.why[0] + (f" +{len(suspect.why) - 1}" if suspect.why[1:] else "")
+        pen.text((left, GAP + TILE), _end_of(name), INK, font)
+        pen.text((left, GAP + TILE + 14), why, BAD, font)
+
+
+def _title(sheet: Image.Image, top: int, name: str, about: str, colour: str = INK) -> None:
+    """What stands at the left of a row."""
+    pen = ImageDraw.Draw(sheet)
+    pen.text((GAP + 4, top + 28), _short(name), colour, ImageFont.load_default(17))
+    pen.text((GAP + 4, top + 52), about, PALE, ImageFont.load_default(13))
+
+
+def _paste(sheet: Image.Image, tile: Image.Image, column: int, top: int) -> None:
+    left = NAME + column * PITCH + (TILE - tile.width) // 2
+    sheet.paste(tile, (left, top + (TILE - tile.height) // 2))
+
+
+def _tile(
+    split: Split, i: int, paint: Painter | None, wrong: Sequence[Corners] = ()
+) -> Image.Image:
     """One picture, whole, as large as fits a tile; small ones are enlarged with visible pixels."""
     try:
-        pixels = data.train.image(i, 3)
-        image = paint(data.train, i, pixels) if paint else Image.fromarray(pixels)
+        pixels = split.image(i, 3)
+        image = paint(split, i, pixels) if paint else Image.fromarray(pixels)
     except ImageError:
-        return Image.new("RGB", (TILE, TILE), "#f5d0d0")
+        return Image.new("RGB", (TILE, TILE), MISSING)
     enlarged = max(image.size) < TILE
-    return ImageOps.contain(image, (TILE, TILE), _NEAREST if enlarged else _SMOOTH)
+    tile = ImageOps.contain(image, (TILE, TILE), _NEAREST if enlarged else _SMOOTH)
+    for corners in wrong:
+        _mark(tile, np.reshape(corners, (2, 2)) * tile.size / image.size)
+    return tile
+
+
+def _mark(tile: Image.Image, box: npt.NDArray[np.float64]) -> None:
+    """A box, (2, 2) of x and y in pixels of the tile, in red; brought to where it can be seen."""
+    last = np.array(tile.size) - 1
+    low = box.min(0).clip(0, np.maximum(last - LEAST, 0))
+    high = np.minimum(np.maximum(box.max(0), low + LEAST), last)
+    ImageDraw.Draw(tile).rectangle([*low, *high], outline=BAD, width=2)
 
 
 _NEAREST, _SMOOTH = Image.Resampling.NEAREST, Image.Resampling.LANCZOS
@@ -67,3 +226,9 @@ _NEAREST, _SMOOTH = Image.Resampling.NEAREST, Image.Resampling.LANCZOS
 
 def _short(name: str, limit: int = 20) -> str:
     return name if len(name) <= limit else name[: limit - 3] + "..."
+
+
+def _end_of(name: str, limit: int = 16) -> str:
+    """The end of a path: names of files differ there, by their numbers."""
+    file = PurePosixPath(name).name
+    return file if len(file) <= limit else "..." + file[3 - limit :]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ CAMERA = "webcam:"
 WHOLE = 0.9
 """Share of the length that a file promises which must be there, and of its frames."""
 USUAL_RATE = Fraction(25)
+_CLOCK_TIME = re.compile(r"(\d+):(\d+):(\d+(?:\.\d*)?)")
 
 
 @dataclass(frozen=True)
@@ -90,28 +92,72 @@ def length(source: str | Path | bytes) -> Length:
     Raises:
         ImageError: it cannot be opened, holds no frames, or ends before the time that it promises.
     """
-    count, seconds = 0, 0.0
     with _opened(source) as (container, stream):
-        promised = _promised(container, stream)
-        start = stream.start_time or 0
+        clock = _Clock(container, stream)
         for packet in container.demux(stream):
-            if packet.size:
-                count += 1
-                if packet.pts is not None:
-                    end = packet.pts - start + (packet.duration or 0)
-                    seconds = max(seconds, float(end * packet.time_base))
-        if not count:
+            clock.see(packet)
+        if not clock.packets:
             raise ValueError("it holds no frames")
-        if seconds < WHOLE * promised:
-            raise ValueError(f"it ends early, after {seconds:.1f} of {promised:.1f} seconds")
-    return Length(count, seconds)
+        clock.check(clock.packets)
+    return Length(clock.packets, clock.seconds)
+
+
+class _Clock:
+    """How far the packets of a stream go, and how far the head of its file says they would.
+
+    Args:
+        container: opened by PyAV.
+        stream: of its pictures.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self.rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+        self.packets, self.seconds = 0, 0.0
+        self._start, self._frames = stream.start_time or 0, stream.frames
+        self._promised = _promised(container, stream)
+
+    @property
+    def ends(self) -> bool:
+        """Whether the head says when; a camera's does not, nor that of a recorded stream."""
+        return bool(self._frames or self._promised)
+
+    def see(self, packet: Any) -> None:
+        """Take in the next packet; those that only end a stream are empty."""
+        if packet.size:
+            self.packets += 1
+            if packet.pts is not None:
+                end = packet.pts - self._start + (packet.duration or 0)
+                self.seconds = max(self.seconds, float(end * packet.time_base))
+
+    def check(self, frames: int) -> None:
+        """After the last packet.
+
+        Args:
+            frames: found so far.
+
+        Raises:
+            ValueError: there should have been more; never where the head promises nothing.
+        """
+        # FFmpeg cuts the duration of an AVI to the file's size, not its count of frames; that
+        # counts dropped frames as well, which are no packets but take their time
+        counted = self._frames / float(self.rate)
+        few = self.packets < WHOLE * self._frames and self.seconds < WHOLE * counted
+        if few or self.seconds < WHOLE * self._promised:
+            expected = self._frames or round(self._promised * self.rate)
+            raise ValueError(f"it ends early: {frames} of about {expected} frames can be read")
 
 
 def _promised(container: Any, stream: Any) -> float:
-    """Seconds that the head of a file speaks of; 0 where it says nothing."""
+    """Seconds of pictures that the head of a file speaks of; 0 where it says nothing."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    return float((container.duration or 0) / pyav().time_base)
+    whole = float((container.duration or 0) / pyav().time_base)
+    # Matroska: its duration is that of the longest stream, such as the sound; a tag tells ours
+    tag = _CLOCK_TIME.fullmatch(stream.metadata.get("DURATION", ""))
+    if tag is None:
+        return whole
+    hours, minutes, seconds = map(float, tag.groups())
+    return min(whole, 3600 * hours + 60 * minutes + seconds)
 
 
 def form(source: str | Path | bytes) -> str:
@@ -155,16 +201,45 @@ def play(source: str | Path) -> Iterator[Frame]:
 
     Raises:
         UsageError: there is no such camera.
-        ImageError: the file cannot be opened, or is damaged.
+        ImageError: the file cannot be opened, is damaged, or ends before the time that it promises;
+            the last two after all frames before that.
     """
     options = _camera(str(source)) if is_camera(source) else {"file": str(source)}
     with _opened(source, **options) as (container, stream):
-        rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+        clock = _Clock(container, stream)
         first: float | None = None
-        for number, frame in enumerate(container.decode(stream)):
-            now = frame.time if frame.time is not None else number / float(rate)
+        for number, frame in enumerate(_decoded(container, stream, clock)):
+            now = frame.time if frame.time is not None else number / float(clock.rate)
             first = now if first is None else first
-            yield Frame(number, now - first, rate, _upright(frame))
+            yield Frame(number, now - first, clock.rate, _upright(frame))
+
+
+def _decoded(container: Any, stream: Any, clock: _Clock) -> Iterator[Any]:
+    """The frames of PyAV up to the end or to the first damage.
+
+    Raises:
+        ValueError: it ends early. The packet cut in two at such an end looks damaged, so that the
+            others are still counted before damage is told.
+        FFmpegError: it is damaged.
+    """
+    damage: Exception | None = None
+    count = 0
+    for packet in container.demux(stream):
+        clock.see(packet)
+        if damage and packet.size:
+            continue  # but the empty one at the end fetches what the decoder holds back
+        try:
+            frames = packet.decode()
+        except pyav().error.FFmpegError as error:
+            if not clock.ends:
+                raise
+            damage = damage or error
+            continue
+        count += len(frames)
+        yield from frames
+    clock.check(count)
+    if damage:
+        raise damage
 
 
 def _camera(source: str) -> dict[str, str]:

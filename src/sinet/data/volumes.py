@@ -1,15 +1,12 @@
-"""Volumes: NIfTI files and DICOM series, with the place of their voxels in the patient.
+"""Volumes: their place in the patient, what a network sees of them, splits of a data set.
 
-The extra `medical` reads them: nibabel for NIfTI and its kin, MONAI with pydicom for DICOM. A
-network sees a volume turned to right, anterior, superior and, if the training data had several
-spacings, resampled; answers come back on the file's own grid, with its affine.
+A network sees a volume turned to right, anterior, superior and, if the training data had several
+spacings, resampled; answers come back on the file's own grid, with its affine. The files
+themselves are read by `sinet.data.volume_files`.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,142 +18,63 @@ import torch
 from torch.nn import functional as F
 
 from sinet.data.dataset import Split
-from sinet.data.image import ImageError, Pixels
+from sinet.data.image import Pixels
 from sinet.data.masks import VOID
 from sinet.data.patches import PatchInput
-from sinet.errors import DataError, missing_extra
+from sinet.data.volume_files import Volume as Volume
+from sinet.data.volume_files import is_volume as is_volume
+from sinet.data.volume_files import nibabel, opened, slices_of
+from sinet.data.volume_files import read_volume as read_volume
+from sinet.data.volume_files import shape_of as shape_of
+from sinet.data.volume_files import spacing_of as spacing_of
+from sinet.data.volume_files import write_labels as write_labels
+from sinet.errors import DataError
 
 Array = npt.NDArray[Any]
-SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+SAME_PLACE = 1e-3
+"""Places and axes that differ by less than this share of a voxel are the same: formats round."""
 SAME_SPACING = 0.01
 """Spacings that differ by less than this share are the same."""
 
 
-@dataclass(frozen=True)
-class Volume:
-    """Values and where they are."""
+def misplaced(affine: Array, other: Array) -> list[str]:
+    """How the grid of `other` lies differently from that of `affine`, in words; none if it agrees.
 
-    array: Array
-    """(C, X, Y, Z), as stored."""
-    affine: npt.NDArray[np.float64]
-    """From voxels to millimetres, 4 x 4: right, anterior, superior."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Channels and sides."""
-        return self.array.shape
-
-    @property
-    def spacing(self) -> tuple[float, ...]:
-        """Millimetres a voxel, by axis."""
-        return spacing_of(self.affine)
-
-
-def spacing_of(affine: Array) -> tuple[float, ...]:
-    """Millimetres a voxel, by axis."""
-    return tuple(float(v) for v in np.sqrt(np.square(affine[:3, :3]).sum(0)))
-
-
-def is_volume(path: Path) -> bool:
-    """Whether a path looks like a volume: a file by its suffix, or the folder of a series."""
-    if path.is_dir():
-        return bool(_slices(path))
-    return path.name.lower().endswith(SUFFIXES)
-
-
-def read_volume(source: Any) -> Volume:
-    """Read a NIfTI file, the folder of a DICOM series, or take an array (X, Y, Z) or (C, X, Y, Z).
-
-    Raises:
-        ImageError: it cannot be read.
-        UsageError: what reads it is not installed.
+    Args:
+        affine: 4 x 4, from voxels to millimetres: where the voxels should be.
+        other: 4 x 4: where they are.
     """
-    if isinstance(source, Volume):
-        return source
-    if isinstance(source, np.ndarray):
-        if source.ndim not in (3, 4):
-            raise DataError(f"an array of shape {source.shape} given; (X, Y, Z) expected")
-        return Volume(source if source.ndim == 4 else source[None], np.eye(4))
-    path = Path(source)
-    try:
-        return _series(path) if path.is_dir() else _nifti(path)
-    except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
-        raise ImageError(str(path), str(error).split("\n")[0] or type(error).__name__) from error
+    said = []
+    ours, theirs = np.array(spacing_of(affine)), np.array(spacing_of(other))
+    if not (np.isfinite(other).all() and ours.min() > 0 and theirs.min() > 0):
+        return ["its header gives the voxels no place"]
+    for axis in range(3):
+        if abs(theirs[axis] / ours[axis] - 1) > SAME_PLACE:
+            said.append(f"axis {axis} has {theirs[axis]:g} mm a voxel, not {ours[axis]:g} mm")
+        way, found = affine[:3, axis] / ours[axis], other[:3, axis] / theirs[axis]
+        if np.linalg.norm(way + found) <= SAME_PLACE:
+            said.append(f"axis {axis} mirrored")
+        elif np.linalg.norm(way - found) > SAME_PLACE:
+            angle = np.degrees(np.arccos(np.clip(way @ found, -1, 1)))
+            said.append(f"axis {axis} turned by {angle:.3g} degrees")
+    if (apart := np.linalg.norm(affine[:3, 3] - other[:3, 3])) > SAME_PLACE * ours.min():
+        said.append(f"origin differs by {apart:.4g} mm")
+    return said
 
 
-def nibabel() -> Any:
-    """The package; asked for when it is needed.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    if importlib.util.find_spec("nibabel") is None:
-        raise missing_extra("nibabel", "medical")
-    import nibabel
-
-    return nibabel
+def right_grid(shape: Sequence[int], affine: Array) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Sides and millimetres a voxel of a volume (C, X, Y, Z) once it is turned."""
+    axes = np.argsort(nibabel().orientations.io_orientation(affine)[:, 0])
+    spacing = spacing_of(affine)
+    return tuple(shape[1 + a] for a in axes), tuple(spacing[a] for a in axes)
 
 
-def _opened(path: Path) -> Any:
-    nib = nibabel()
-    try:
-        return nib.load(path)
-    except nib.filebasedimages.ImageFileError as error:
-        raise ValueError("no NIfTI file, or a damaged one") from error
-
-
-def _nifti(path: Path) -> Volume:
-    image = _opened(path)
-    array = np.asarray(image.dataobj).astype(np.float32)
-    if array.ndim not in (3, 4):
-        raise ValueError(f"{array.ndim} axes; a volume has three, or four with channels")
-    planes = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
-    if not np.isfinite(planes).all():
-        planes = np.nan_to_num(planes, posinf=0, neginf=0)
-    return Volume(np.ascontiguousarray(planes), np.asarray(image.affine, np.float64))
-
-
-def _slices(folder: Path) -> list[Path]:
-    """The DICOM files of a folder: by suffix, or by the four letters that begin them."""
-    found = []
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
-            found.append(path)
-        elif not path.suffix:
-            with path.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    found.append(path)
-    return found
-
-
-def _series(folder: Path) -> Volume:
-    if not _slices(folder):
-        raise ValueError("no DICOM files in this folder")
-    for package in ("monai", "pydicom"):
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(package, "medical")
-    with warnings.catch_warnings():  # of packages that MONAI imports if they are there
-        warnings.simplefilter("ignore")
-        from monai.transforms import LoadImage
-
-        load = LoadImage(reader="PydicomReader", image_only=True, ensure_channel_first=True)
-        image = load(str(folder))
-    affine = np.asarray(image.affine, np.float64)
-    return Volume(np.asarray(image.as_tensor(), np.float32), affine)
-
-
-def write_labels(path: Path, labels: Array, affine: Array) -> Path:
-    """Write a map of labels (X, Y, Z) as NIfTI, with its place in the patient."""
-    from sinet.files import atomic_path
-
-    nib = nibabel()
-    small = np.uint8 if labels.size == 0 or int(labels.max()) < 256 else np.int16
-    image = nib.Nifti1Image(labels.astype(small), affine)
-    with atomic_path(path) as temporary:
-        whole = temporary.with_name(temporary.name + ".nii.gz")
-        nib.save(image, whole)
-        whole.replace(temporary)
-    return path
+def common_spacing(spacings: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """The median of spacings (N, 3), where they differ by more than a twentieth; else none."""
+    middle = np.median(spacings, 0)
+    if (np.abs(spacings / middle - 1) <= 5 * SAME_SPACING).all():
+        return ()
+    return tuple(float(round(v, 4)) for v in middle)
 
 
 def turned(volume: Volume) -> Volume:
@@ -308,7 +226,7 @@ class VolumeSplit(Split):
         path = self._path(i)
         try:
             if not path.is_dir():
-                _ = _opened(path).shape
+                _ = opened(path).shape
         except (OSError, ValueError) as error:
             return str(error).split("\n")[0]
         return None
@@ -316,13 +234,13 @@ class VolumeSplit(Split):
     def content(self, i: int) -> bytes:
         """The file, or the slices of the series."""
         path = self._path(i)
-        parts = _slices(path) if path.is_dir() else [path]
+        parts = slices_of(path) if path.is_dir() else [path]
         return b"".join(part.read_bytes() for part in parts)
 
     def form(self, i: int) -> str:
         """The type of the voxels."""
         path = self._path(i)
-        return "DICOM" if path.is_dir() else str(_opened(path).get_data_dtype())
+        return "DICOM" if path.is_dir() else str(opened(path).get_data_dtype())
 
     def found_channels(self) -> int:
         """Channels of the first volume."""
@@ -332,21 +250,3 @@ class VolumeSplit(Split):
         item = self.items[i]
         assert isinstance(item, Path)
         return item
-
-
-def shape_of(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
-    """Shape (C, X, Y, Z) and affine, from the header alone where there is one.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    if path.is_dir():
-        volume = read_volume(path)
-        return volume.shape, volume.affine
-    try:
-        image = _opened(path)
-    except (OSError, ValueError) as error:
-        raise ImageError(str(path), str(error)) from error
-    sides = tuple(int(n) for n in image.shape)
-    channels = sides[3] if len(sides) == 4 else 1
-    return (channels, *sides[:3]), np.asarray(image.affine, np.float64)

@@ -1,30 +1,27 @@
-"""What a model says of pictures, videos and cameras, and the answers drawn.
+"""What a model says of pictures, videos and cameras.
 
 A video is answered frame by frame, unless the model takes clips: then a file is one answer, and a
-camera is answered after every frame (`StreamPredictor`).
+camera is answered after every frame (`StreamPredictor`). Where answers go: `sinks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from sinet.data.clips import ClipInput
 from sinet.data.image import ImageError, Pixels
 from sinet.data.inputs import ImageInput
-from sinet.data.video import CAMERA, Frame, is_camera, is_video, play, write_video
+from sinet.data.video import CAMERA, Frame, is_camera, is_video, play
 from sinet.deployment.predictor import Predictor
 from sinet.deployment.stream import StreamPredictor
 from sinet.errors import UsageError
-from sinet.files import atomic_path
-from sinet.tasks.signatures import Facts, Result
+from sinet.tasks.signatures import Result
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,22 @@ class Answer:
     """A file, or a camera."""
     result: Result
     frame: Frame | None = None
+    look: Callable[[], Pixels] | None = None
+    """Reads the picture of a file again, (H, W, 1 or 3); pixels are not kept for those who need
+    none."""
+
+    @cached_property
+    def picture(self) -> Pixels:
+        """What it is about, uint8 (H, W, 1 or 3)."""
+        if self.frame is not None:
+            return self.frame.pixels
+        assert self.look is not None
+        return self.look()
+
+    @cached_property
+    def drawn(self) -> Image.Image:
+        """The same with the answer on it."""
+        return self.result.draw(self.picture)
 
 
 class Watcher:
@@ -69,7 +82,9 @@ class Watcher:
             if self.plays(source):
                 yield from self._watched(source)
             else:
-                yield from (Answer(str(source), r) for r in self.predictor.predict([source]))
+                look = partial(self._look, source)
+                for result in self.predictor.predict([source]):
+                    yield Answer(str(source), result, look=look)
 
     def _watched(self, source: Path | str) -> Iterator[Answer]:
         task = self.predictor.signature
@@ -97,11 +112,8 @@ class Watcher:
             if result is not None:
                 yield Answer(str(source), _named(result, source, frame), frame)
 
-    def picture(self, answer: Answer) -> Pixels:
-        """What an answer is about, uint8 (H, W, 1 or 3)."""
-        if answer.frame is not None:
-            return answer.frame.pixels
-        return self.predictor.signature.input.picture(self.predictor.read(answer.source))
+    def _look(self, source: Path | str) -> Pixels:
+        return self.predictor.signature.input.picture(self.predictor.read(source))
 
 
 def stem(source: Path | str) -> str:
@@ -114,79 +126,3 @@ def _named(result: Result, source: Path | str, frame: Frame) -> Result:
     known: Any = result
     named: Result = replace(known, source=f"{stem(source)}-{frame.number:06d}")
     return named
-
-
-class Drawings:
-    """A folder of drawn answers: NAME.png of pictures, NAME.mp4 of videos, whole or not at all.
-
-    Use it with `with`: videos are finished at its end.
-
-    Args:
-        folder: where to write.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._film = ExitStack()
-        self._source = ""
-        self._add: Callable[[Pixels], None]
-
-    def __enter__(self) -> Drawings:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._film.__exit__(kind, error, trace)
-
-    def add(self, answer: Answer, picture: Image.Image) -> None:
-        """Take in the next picture."""
-        if answer.frame is None:
-            with atomic_path(self.folder / f"{stem(answer.source)}.png") as temporary:
-                picture.save(temporary, format="PNG")
-            return
-        if answer.source != self._source:
-            self._film.close()
-            path = self.folder / f"{stem(answer.source)}.mp4"
-            self._add = self._film.enter_context(write_video(path, answer.frame.rate))
-            self._source = answer.source
-        self._add(np.asarray(picture.convert("RGB")))
-
-
-class CocoFile:
-    """Boxes that a model found, as a COCO file: to be looked at, corrected and learned from.
-
-    Args:
-        facts: about the model.
-    """
-
-    def __init__(self, facts: Facts) -> None:
-        pairs = zip(facts.class_ids, facts.classes, strict=True)
-        self._categories = [{"id": key, "name": name} for key, name in pairs]
-        self._images: list[dict[str, Any]] = []
-        self._boxes: list[dict[str, Any]] = []
-
-    def add(self, answer: Answer, picture: Pixels) -> None:
-        """Take in the answer for a picture.
-
-        Raises:
-            UsageError: it is no boxes.
-        """
-        entries: Any = getattr(answer.result, "to_coco", None)
-        if entries is None:
-            raise UsageError("this model gives no boxes, which is what COCO is for; give a .json")
-        name = answer.source if answer.frame is None else f"{answer.result.source}.png"
-        number, (height, width) = len(self._images) + 1, picture.shape[:2]
-        row = {"id": number, "file_name": name, "height": height, "width": width}
-        self._images.append(row)
-        for entry in entries(number):
-            area = entry["bbox"][2] * entry["bbox"][3]
-            self._boxes.append({"id": len(self._boxes) + 1, **entry, "area": area, "iscrowd": 0})
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, as COCO orders it."""
-        parts = {"images": self._images, "annotations": self._boxes}
-        return {**parts, "categories": self._categories}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from timm.layers import get_norm_layer
 from torch import nn
@@ -106,6 +108,37 @@ def resize(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if x.shape[-2:] == like.shape[-2:]:
         return x
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class MeanCells(nn.Module):
+    """Adaptive average pooling that becomes two matrix products in an exported file.
+
+    ONNX has the operator for whole ratios only, and the exporter that knows a way round needs half
+    a minute for it, the other a second.
+
+    Shape: (B, C, H, W) -> (B, C, cells, cells)
+    """
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool over both axes."""
+        if not torch.onnx.is_in_onnx_export():
+            return F.adaptive_avg_pool2d(x, self.cells)
+        rows, columns = (
+            torch.from_numpy(mean_cells(self.cells, int(side))).to(x) for side in x.shape[-2:]
+        )
+        return rows @ x @ columns.T
+
+
+def mean_cells(cells: int, side: int) -> npt.NDArray[np.float64]:
+    """(cells, side): cell i is the mean of [floor(i side / cells), ceil((i + 1) side / cells))."""
+    weights = np.zeros((cells, side))
+    for i, row in enumerate(weights):
+        row[i * side // cells : -(-(i + 1) * side // cells)] = 1
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def max_pool_to(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,17 @@ def list_necks(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_builders, pattern))
 
 
+def builder(name: str) -> Callable[..., nn.Module]:
+    """What builds a neck.
+
+    Raises:
+        UsageError: no such name; the nearest is offered.
+    """
+    if name not in _builders:
+        raise unknown("neck", name, _builders)
+    return _builders[name]
+
+
 def create_neck(
     name: str, in_channels: Sequence[int], out_channels: int = 256, **kwargs: Any
 ) -> nn.Module:
@@ -53,6 +64,4 @@ def create_neck(
     Raises:
         UsageError: no such name (the nearest is offered), or the neck cannot take these maps.
     """
-    if name not in _builders:
-        raise unknown("neck", name, _builders)
-    return _builders[name](list(in_channels), out_channels, **kwargs)
+    return builder(name)(list(in_channels), out_channels, **kwargs)

@@ -15,7 +15,7 @@ from torch import nn
 from sinet.errors import UsageError
 from sinet.layers import ConvNorm
 from sinet.models._backbone import create_backbone
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 from sinet.models.svhn_multidigit import NumberLogits
 
 STRIDE = 16
@@ -87,7 +87,7 @@ class DigitsHead(nn.Module):
         return NumberLogits(self.length(x), digits)
 
 
-@register_network
+@register_for("digits")
 def digits_head(
     backbone: str = "sinet_small",
     num_classes: int = 10,

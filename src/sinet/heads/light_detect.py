@@ -22,7 +22,7 @@ from torch import nn
 
 from sinet.heads.pyramid import Merge, SiNetPyramid
 from sinet.models._backbone import create_backbone
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 BINS = 16
 """Whole strides 0 ... 15 that a distance is a mixture of."""
@@ -139,7 +139,7 @@ def positions(
     return torch.cat(points), torch.cat(steps)
 
 
-@register_network
+@register_for("detect")
 def light_detect(
     backbone: str = "sinet_small",
     num_classes: int = 80,

@@ -17,7 +17,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from sinet.heads._necks import create_neck
 from sinet.heads.detection import PyramidBackbone
 from sinet.models._backbone import create_backbone
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 _EPS = 1e-6
 Maps = list[torch.Tensor]
@@ -136,7 +136,7 @@ def anchor_sizes(
     return tuple(tuple(round(unit * step * scale) for scale in scales) for step in steps)
 
 
-@register_network
+@register_for("detect")
 def retinanet(
     backbone: str = "resnet18",
     num_classes: int = 80,
@@ -154,7 +154,7 @@ def retinanet(
     return OneStage(detection.RetinaNet(body, num_classes, anchor_generator=anchors))
 
 
-@register_network
+@register_for("detect")
 def fcos(
     backbone: str = "resnet18",
     num_classes: int = 80,

@@ -28,7 +28,7 @@ from torchvision.ops import MultiScaleRoIAlign, nms, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from sinet.heads.torchvision_detect import anchor_sizes, level_anchors, pyramid
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 PROPOSALS = 100
 """Regions that the second stage looks at in evaluation."""
@@ -224,7 +224,7 @@ def _anchors(reductions: Sequence[int]) -> AnchorGenerator:
     return AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
 
 
-@register_network
+@register_for("detect")
 def faster_rcnn(
     backbone: str = "resnet18",
     num_classes: int = 80,
@@ -247,7 +247,7 @@ def faster_rcnn(
     return TwoStage(model, proposals)
 
 
-@register_network
+@register_for("instances")
 def mask_rcnn(
     backbone: str = "resnet18",
     num_classes: int = 80,
@@ -279,7 +279,7 @@ def mask_rcnn(
     return TwoStage(model, proposals)
 
 
-@register_network
+@register_for("instances")
 def mask_rcnn_pp(
     backbone: str = "resnet18",
     num_classes: int = 80,

@@ -15,16 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional as F
 
 from sinet.errors import UsageError
+from sinet.heads._base import mean_cells
 from sinet.layers import ConvNorm
 from sinet.models._backbone import create_backbone, create_body
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 STRIDE = 16
 """Image pixels per position of the map that attention reads, or the coarsest that is finer."""
@@ -229,19 +229,11 @@ def grid(high: int, wide: int) -> torch.Tensor:
 
     The cells are those of adaptive average pooling, which ONNX has for whole ratios only.
     """
-    rows, columns = (_cells(side) for side in (high, wide))
+    rows, columns = (mean_cells(GRID, side) for side in (high, wide))
     return torch.from_numpy(np.kron(rows, columns).T.astype(np.float32))
 
 
-def _cells(side: int) -> npt.NDArray[np.float64]:
-    """(GRID, side); cell i is the mean of [floor(i side / GRID), ceil((i + 1) side / GRID))."""
-    weights = np.zeros((GRID, side))
-    for i, row in enumerate(weights):
-        row[i * side // GRID : -(-(i + 1) * side // GRID)] = 1
-    return np.asarray(weights / weights.sum(1, keepdims=True))
-
-
-@register_network
+@register_for("video")
 def video_attention(
     backbone: str = "sinet_small",
     num_classes: int = 10,
@@ -258,7 +250,7 @@ def video_attention(
     return VideoAttention(body, num_classes, frames, width, depth, drop_rate)
 
 
-@register_network
+@register_for("video")
 def video_conv21d(
     backbone: str = "sinet_small",
     num_classes: int = 10,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sinet.data import ImageDataset
 from sinet.data.inspection import inspect_dataset
-from sinet.data.sheet import draw_sheet
-from sinet.errors import BudgetError, DataError
+from sinet.data.sheet import UNUSED, draw_sheet, painter
+from sinet.errors import BudgetError, DataError, UsageError
 from sinet.files import atomic_path, read_json, write_json
 from sinet.measurement.machine import machine
 from sinet.measurement.profile import DeviceProfile
@@ -38,7 +38,8 @@ def inspect(run: Run) -> ImageDataset:
     for warning in found.warnings:
         run.say("warning", warning)
     write_json(run.folder / "dataset.json", found.to_dict())
-    draw_sheet(found, run.folder / "sheet.png")
+    paint = painter(data.task, signature(described(data, UNUSED)))
+    draw_sheet(found, run.folder / "sheet.png", paint)
     if found.problem:
         raise DataError(f"{run.config.data}: {found.problem}")
     write_json(run.folder / "machine.json", machine().to_dict())
@@ -53,6 +54,8 @@ def time_models(run: Run, data: ImageDataset) -> list[Candidate]:
         candidates = [Candidate.from_dict(c) for c in read_json(path)]
     else:
         candidates = _timed(run, data)
+        if candidates and all(c.latency is None for c in candidates):
+            raise UsageError(f"no candidate can be built or timed; the first: {candidates[0].why}")
         write_json(path, [c.to_dict() for c in candidates])
     run.candidates(candidates)
     if not any(c.fits for c in candidates):
@@ -76,6 +79,7 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
         data,
         config.models,
         min(sides),
+        options=config.model_options,
         folder=Path(config.weights) if config.weights else None,
         hub=hub_reachable(),
     )

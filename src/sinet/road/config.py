@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sinet.errors import UsageError, unknown
 from sinet.models.spec import ModelSpec
@@ -34,7 +35,7 @@ class FitConfig:
     recipe: str = ""
     """Recipe; by task and starting weights if empty."""
     overrides: tuple[str, ...] = ()
-    """Recipe values such as `lr=0.01`."""
+    """Recipe values such as `lr=0.01`, and options of networks such as `model.neck=catnet`."""
     weights: str = ""
     """Folder with pretrained weights."""
     max_drop: float = 0.5
@@ -54,6 +55,7 @@ class FitConfig:
             raise unknown("task", self.task, list_tasks())
         if self.budget:
             Budget.parse(self.budget)
+        split_overrides(self.overrides)
 
     @property
     def folder(self) -> Path:
@@ -65,6 +67,11 @@ class FitConfig:
     def limits(self) -> Budget:
         """The budget; no limit where none is given."""
         return Budget.parse(self.budget) if self.budget else Budget()
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What networks are built with beside their own options."""
+        return split_overrides(self.overrides)[1]
 
     def recipe_for(self, spec: ModelSpec, usual: str) -> Recipe:
         """The recipe that this network learns by: the one asked for, or else the `usual` one."""

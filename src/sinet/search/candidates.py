@@ -24,7 +24,7 @@ from sinet.compression.quantize import quantize_onnx
 from sinet.data.preprocess import Preprocess
 from sinet.deployment.export import assemble, export_network
 from sinet.deployment.metadata import Metadata
-from sinet.errors import SinetError
+from sinet.errors import SinetError, UsageError
 from sinet.files import read_json, write_json
 from sinet.measurement.bench import settled
 from sinet.measurement.cost import Cost, cost
@@ -160,12 +160,21 @@ def time_candidates(
     found: dict[ModelSpec, list[Candidate]] = {}
     postponed: list[tuple[int, ModelSpec]] = []
 
+    def told(spec: ModelSpec, rows: list[Candidate]) -> None:
+        found[spec] = rows
+        if progress is not None:
+            progress(len(found), len(specs), rows)
+
     def visit(spec: ModelSpec, last_chance: bool) -> None:
         known = table.get(bench.key(spec), [])
         if not bench.complete(known):
             if time.monotonic() - start > seconds:
                 return
-            network, facts = bench.build(spec)
+            try:
+                network, facts = bench.build(spec)
+            except SinetError as error:  # not kept: it may go with another extra or version
+                told(spec, [_failed(spec, str(error))])
+                return
             if not last_chance and bench.ideal_ms(facts.macs) > (budget.ms or np.inf):
                 postponed.append((facts.macs, spec))
                 return
@@ -173,15 +182,18 @@ def time_candidates(
             table[bench.key(spec)] = known
             if cache:
                 bench.save(table)
-        found[spec] = [replace(c, spec=spec).held_against(budget) for c in known]
-        if progress is not None:
-            progress(len(found), len(specs), found[spec])
+        told(spec, [replace(c, spec=spec).held_against(budget) for c in known])
 
     for spec in specs:
         visit(spec, last_chance=False)
     for _, spec in sorted(postponed, key=lambda entry: entry[0]):
         visit(spec, last_chance=True)
     return [c for spec in specs for c in found.get(spec, [])]
+
+
+def _failed(spec: ModelSpec, why: str, params: int = 0, macs: int = 0) -> Candidate:
+    """A network that cannot be timed."""
+    return Candidate(spec, "fp32", None, params, macs, 0.0, None, fits=False, why=why)
 
 
 def _square(spec: ModelSpec, channels: int) -> Preprocess:
@@ -256,10 +268,17 @@ class _Bench:
         return self.budget.ms is not None and fp32.median_ms > 4 * self.budget.ms
 
     def build(self, spec: ModelSpec) -> tuple[nn.Module, Cost]:
-        """The network with random weights but activations of a usual size, and its cost."""
+        """The network with random weights but activations of a usual size, and its cost.
+
+        Raises:
+            SinetError: it cannot be built, or does not take its input.
+        """
         shape = self.preprocess(spec).shape
         network = spec.create(self.num_classes, self.channels, load=False)
-        return settled(network, shape, self.channels), cost(network, shape, self.channels)
+        try:
+            return settled(network, shape, self.channels), cost(network, shape, self.channels)
+        except RuntimeError as error:  # heads that are not ours leave it to torch to refuse
+            raise UsageError(f"{spec.label} cannot be run: {str(error)[:200]}") from error
 
     def ideal_ms(self, macs: int) -> float:
         """What no file of so many multiply-adds can beat: all of them at the INT8 peak."""
@@ -267,9 +286,7 @@ class _Bench:
 
     def time(self, spec: ModelSpec, network: nn.Module, facts: Cost) -> list[Candidate]:
         """FP32 and, unless hopeless, INT8; one row with the reason when it cannot be exported."""
-        blank = Candidate(
-            spec, "fp32", None, facts.params, facts.macs, 0.0, None, fits=False, why=""
-        )
+        blank = _failed(spec, "", facts.params, facts.macs)
         with tempfile.TemporaryDirectory() as folder:
             body = Path(folder) / "network.onnx"
             try:

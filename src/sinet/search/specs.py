@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
 
 from sinet.data.dataset import ImageDataset
-from sinet.errors import unknown
-from sinet.models._networks import list_networks
+from sinet.errors import UsageError, unknown
+from sinet.models._networks import check_task, list_networks, registered
 from sinet.models.spec import ModelSpec
 from sinet.models.weights import find_pretrained
 from sinet.tasks.base import ImageTask
@@ -91,7 +93,7 @@ def matching_specs(
         found = [s for s in usual if fnmatch.fnmatch(s.name, pattern)]
         names = [] if found else timm.list_models(pattern)
         if not found and not names:
-            raise unknown("model", pattern, timm.list_models())
+            raise unknown("model", pattern, [*timm.list_models(), *list_networks()])
         specs += found
         specs += [ModelSpec(n, _fit(n, size), weights=_weights(n, folder, hub)) for n in names]
     return specs
@@ -103,6 +105,7 @@ def task_specs(
     patterns: Sequence[str],
     image_size: int,
     *,
+    options: Mapping[str, Any] | None = None,
     folder: Path | None = None,
     hub: bool = False,
 ) -> list[ModelSpec]:
@@ -113,23 +116,80 @@ def task_specs(
         data: the data set.
         patterns: names of networks, of heads or of backbones, wildcards allowed; none = the usual.
         image_size: as for `default_specs`.
-        folder: likewise.
+        options: of the networks, such as `{"neck": "dense_fpn"}`; `backbone`, wildcards allowed,
+            takes the place of the usual ones.
+        folder: as for `default_specs`.
         hub: likewise.
 
     Raises:
-        UsageError: a pattern that no name matches.
+        UsageError: a pattern that no name matches, or a network that is not for this task or takes
+            no backbone.
     """
-    usual = task.specs(default_specs(image_size, folder=folder, hub=hub), data)
-    specs: list[ModelSpec] = []
+    given = dict(options or {})
+    if wanted := given.pop("backbone", None):
+        bodies = matching_specs([str(wanted)], image_size, folder=folder, hub=hub)
+    else:
+        bodies = default_specs(image_size, folder=folder, hub=hub)
+    usual = task.specs(bodies, data)
+    if not usual:
+        raise _one_size(str(wanted), task)
+    specs = [] if patterns else usual
     for pattern in patterns:
         found = [s for s in usual if fnmatch.fnmatch(s.name, pattern)]
-        if not found and task.name != "classify":
-            found = [ModelSpec(name, usual[0].size) for name in list_networks(pattern)]
+        found = found or _networks(task, pattern, usual)
         if not found:
             named = matching_specs([pattern], image_size, folder=folder, hub=hub)
-            found = task.specs(named, data)
+            known = {s.name for s in named}
+            found = [s for s in task.specs(named, data) if s.backbone in known]
+        if not found and not usual[0].on_backbone:
+            check_task(pattern, task.name)
+        if not found:
+            raise _one_size(pattern, task)
         specs += found
-    return specs if patterns else usual
+    if wanted:
+        _check_bodies(specs, {s.name for s in bodies}, str(wanted))
+    return list(dict.fromkeys(replace(s, kwargs={**s.kwargs, **given}) for s in specs))
+
+
+def _networks(task: type[ImageTask], pattern: str, usual: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """Registered networks of these names: heads on what the task's own head is tried on.
+
+    Raises:
+        UsageError: there are some, but all for other tasks.
+    """
+    names = list_networks(pattern)
+    suited = [] if task.name == "classify" else list_networks(pattern, task.name)
+    if names and not suited and not timm.list_models(pattern):
+        check_task(names[0], task.name)
+    specs: list[ModelSpec] = []
+    for name in suited:
+        if registered(name).takes_backbone:
+            specs += [replace(s, name=name) for s in usual if s.on_backbone]
+        else:
+            plain = ModelSpec(name, usual[0].size)
+            specs.append(replace(plain, size=plain.side(plain.size, 1)))
+    return specs
+
+
+def _one_size(pattern: str, task: type[ImageTask]) -> UsageError:
+    return UsageError(
+        f"{pattern} cannot be the backbone of a network for {task.name}: it takes images of one "
+        "size only; choose one that takes any, such as sinet_small or resnet18"
+    )
+
+
+def _check_bodies(specs: Sequence[ModelSpec], bodies: set[str], wanted: str) -> None:
+    for spec in specs:
+        if not spec.on_backbone:
+            raise UsageError(
+                f"model.backbone={wanted} given, but {spec.name} is built on no backbone; leave it "
+                "out, or name a head with --model"
+            )
+        if spec.backbone not in bodies:
+            raise UsageError(
+                f"model.backbone={wanted} and the backbone {spec.backbone} of --model exclude each "
+                "other; leave one of them out"
+            )
 
 
 def _photo_sizes(image_size: int) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from sinet.data.masks import VOID
 from sinet.data.pairs import SPARE, Pairs, as_seen
 from sinet.data.preprocess import Preprocess
 from sinet.data.windows import Windows
+from sinet.models._networks import check_task
 from sinet.models.spec import ModelSpec
 from sinet.tasks.base import ImageTask, backbones, once
 from sinet.tasks.signatures.segment import mean_iou
@@ -108,12 +109,17 @@ class Segment(ImageTask):
     def preprocessing(
         spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
     ) -> Preprocess:
-        """Stretched to the usual shape of the images, sides multiples of 32; or in pieces."""
+        """Stretched to the usual shape of the images, in sides that the network takes; or pieces.
+
+        Raises:
+            UsageError: a network for another task.
+        """
+        check_task(spec.name, Segment.name)
         height, width = _seen(data)
-        wide = max(32, round(spec.size * width / height / 32) * 32)
+        high, wide = spec.side(spec.size), spec.side(spec.size * width / height)
         mean, std = input_stats(spec, data, stats)
         window = (height, width) != ImageTask.typical(data)[:2]
-        fitted = Preprocess(spec.size, data.channels, mean, std, width=wide, fit="stretch")
+        fitted = Preprocess(high, data.channels, mean, std, width=wide, fit="stretch")
         return replace(fitted, window=window)
 
     def train_source(self, limit: int | None = None) -> Any:

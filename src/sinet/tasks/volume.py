@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -24,18 +23,10 @@ from sinet.data.masks import VOID
 from sinet.data.memory import available_bytes
 from sinet.data.patches import Patches, padded_to
 from sinet.data.preprocess import Preprocess
-from sinet.data.volumes import (
-    SAME_SPACING,
-    Volume,
-    VolumeInput,
-    read_volume,
-    resampled,
-    shape_of,
-    spacing_of,
-    turned,
-)
+from sinet.data.volumes import Volume, VolumeInput, resampled, shape_of, turned
 from sinet.models.spec import ModelSpec
 from sinet.tasks._patches import Case, PatchTask
+from sinet.tasks._volume_stats import typical_sides, volume_stats
 from sinet.tasks.base import once
 from sinet.tasks.signatures.volume import dices
 from sinet.training.recipe import Recipe
@@ -46,26 +37,10 @@ USUAL = (
 )  # fmt: skip
 SIZES = (64, 96, 128)
 """Longest sides of the patches that are tried, voxels, as far as the volumes are that large."""
-LOOKED_AT = 24
-"""Volumes from which the statistics come."""
 MEMORY_SHARE = 0.4
 CALIBRATION_VOXELS = 2**21
 PLACES = 20_000
 """Voxels of each class in a volume that a patch may be centred on."""
-
-
-@dataclass(frozen=True)
-class VolumeStats:
-    """What the training volumes are like, once they are turned."""
-
-    sides: tuple[int, ...]
-    spacing: tuple[float, ...]
-    """Median, where spacings differ; else empty."""
-    mean: tuple[float, ...]
-    """Of all volumes together, where their classes have the same values everywhere; else empty."""
-    std: tuple[float, ...]
-    low: float | None
-    high: float | None
 
 
 class Cases:
@@ -135,7 +110,7 @@ class Volumes(PatchTask):
     @staticmethod
     def typical(data: ImageDataset) -> tuple[int, ...]:
         """Median sides of some training volumes."""
-        return _sides(data, LOOKED_AT)
+        return typical_sides(data)
 
     @staticmethod
     def stats(data: ImageDataset) -> Any:
@@ -145,7 +120,7 @@ class Volumes(PatchTask):
     @staticmethod
     def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
         """Networks for volumes, with patches of the volumes' shape."""
-        longest = max(_sides(data, LOOKED_AT))
+        longest = max(typical_sides(data))
         sizes = [s for s in SIZES if s == SIZES[0] or longest >= s][:2]
         return [ModelSpec(name, size) for size in sizes for name in USUAL]
 
@@ -293,78 +268,6 @@ def is_planar(name: str) -> bool:
     if name.startswith("hdenseunet"):
         return "2d" in name
     return "3d" not in name
-
-
-def _some(data: ImageDataset, sample: int) -> list[int]:
-    return [int(i) for i in np.unique(np.linspace(0, len(data.train) - 1, sample).astype(int))]
-
-
-def _turned_shape(path: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Sides and spacing of a turned volume, from its header."""
-    from sinet.data.volumes import nibabel
-
-    shape, affine = shape_of(path)
-    axes = np.argsort(nibabel().orientations.io_orientation(affine)[:, 0])
-    spacing = spacing_of(affine)
-    return tuple(shape[1 + a] for a in axes), tuple(spacing[a] for a in axes)
-
-
-def _sides(data: ImageDataset, sample: int) -> tuple[int, ...]:
-    """Median sides of turned volumes at the spacing that they are learned at."""
-    shapes, spacings = _headers(data, sample)
-    common = _common(spacings)
-    if common:
-        shapes = shapes * spacings / np.array(common)
-    return tuple(max(1, int(v)) for v in np.median(shapes, 0).round())
-
-
-def _headers(data: ImageDataset, sample: int) -> tuple[Any, Any]:
-    found = [_turned_shape(data.train.items[i]) for i in _some(data, sample)]
-    return np.array([shape for shape, _ in found], float), np.array([mm for _, mm in found])
-
-
-def _common(spacings: npt.NDArray[np.float64]) -> tuple[float, ...]:
-    """The median spacing, where they differ by more than a twentieth; else none."""
-    middle = np.median(spacings, 0)
-    if (np.abs(spacings / middle - 1) <= 5 * SAME_SPACING).all():
-        return ()
-    return tuple(float(round(v, 4)) for v in middle)
-
-
-def volume_stats(data: ImageDataset, sample: int = LOOKED_AT) -> VolumeStats:
-    """Sides, spacing and intensities of some training volumes.
-
-    Intensities mean the same in all volumes (as Hounsfield units do) if the mean of each class
-    varies little from volume to volume, against the deviation within them; then they are normalised
-    by numbers of the whole data set, clipped to what the labelled voxels have. Else each volume is
-    normalised by its own.
-    """
-    means, rows = [], []
-    for i in _some(data, sample):
-        array = read_volume(data.train.items[i]).array
-        label = data.train.targets[i].read()
-        flat, classes = array.reshape(len(array), -1), label.ravel()
-        means.append([[_mean(row[classes == c]) for c in range(data.num_classes)] for row in flat])
-        step = max(1, flat.shape[1] // 50_000)
-        rows.append(flat[:, ::step])
-    pooled = np.concatenate(rows, 1)
-    within = float(np.mean([row.std() for part in rows for row in part]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a class that no volume has
-        between = np.nanmean(np.nanstd(np.array(means), 0))
-    sides = _sides(data, sample)
-    spacing = _common(_headers(data, sample)[1])
-    if not between < 0.25 * within:
-        return VolumeStats(sides, spacing, (), (), None, None)
-    low, high = (float(v) for v in np.percentile(pooled, [0.1, 99.9]))
-    clipped = pooled.clip(low, high)
-    mean, std = clipped.mean(1), np.maximum(clipped.std(1), 1e-6)
-    rounded = [tuple(float(f"{v:.6g}") for v in both) for both in (mean, std)]
-    return VolumeStats(sides, spacing, rounded[0], rounded[1], low, high)
-
-
-def _mean(values: npt.NDArray[Any]) -> float:
-    return float(values.mean()) if len(values) else float("nan")
 
 
 LEARNER = Volumes

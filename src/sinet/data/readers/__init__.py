@@ -83,13 +83,40 @@ def _read(root: Path, task: str) -> ImageDataset:
     for folder in _candidates(root):
         found = [reader for reader in known if reader.detect(folder)]
         if found:
-            data = found[0].read(folder)
+            data = _read_one(folder, *found)
             data.root, data.task = root, found[0].TASK or data.task
-            if len(found) > 1:
-                others = ", ".join(reader.FORMAT for reader in found[1:])
-                data.notes.append(f"read as {found[0].FORMAT}; it also looks like {others}")
             return data
     raise DataError(_not_a_dataset(root, known))
+
+
+def _read_one(folder: Path, first: Reader, *others: Reader) -> ImageDataset:
+    """Read with the first reader; that the folder looks like others too is noted.
+
+    Raises:
+        DataError: the first cannot read it.
+    """
+    # any folders of images look like class folders: that alone leaves no choice to be made
+    rivals = [other for other in others if other.TASK not in ("", "classify")]
+    alike = [other.FORMAT for other in others if other not in rivals]
+    ways = [f"`--task {other.TASK}` reads it as {other.FORMAT}" for other in rivals
+            if other.TASK != first.TASK]  # fmt: skip
+    try:
+        data = first.read(folder)
+    except DataError as error:
+        if not ways:
+            raise
+        raise DataError(f"{error}\nread as {first.FORMAT}; {', '.join(ways)}") from error
+    if rivals:
+        given = " and ".join(reader.FORMAT for reader in (first, *rivals))
+        if len(ways) < len(rivals):
+            ways.append("take the files of the other formats away")
+        data.notes.append(
+            f"there is more than one format, {given}; read as {first.FORMAT}: to choose, "
+            f"{', or '.join(ways)}"
+        )
+    if alike:
+        data.notes.append(f"read as {first.FORMAT}; it also looks like {', '.join(alike)}")
+    return data
 
 
 def _candidates(root: Path) -> list[Path]:

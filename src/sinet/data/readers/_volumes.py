@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sinet.data.dataset import ClassId, ImageDataset
+from sinet.data.dataset import ClassId, ImageDataset, Split
 from sinet.data.image import ImageError
 from sinet.data.masks import VOID
-from sinet.data.volumes import LabelMap, VolumeSplit, read_volume, shape_of
+from sinet.data.readers._layout import seen_from
+from sinet.data.volumes import (
+    SAME_SPACING,
+    LabelMap,
+    VolumeSplit,
+    common_spacing,
+    misplaced,
+    read_volume,
+    right_grid,
+    shape_of,
+)
 from sinet.errors import DataError
 
 Pair = tuple[Path, Path]
 _MAX_CLASSES = 254
+_REPLACE = "replace damaged files, or take them and their pairs out"
+_RESAMPLE = (
+    "resample the labels onto the volume (nibabel.processing.resample_from_to with order=0), or, "
+    "if the voxels agree and only the header is wrong, save them with the volume's affine"
+)
+_CHANNELS = "give all volumes the same channels, and label maps one"
+_LABELS = "add the labels to the list, or change them in the maps"
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One volume and its label map, as they were found."""
+
+    split: str
+    image: Path
+    map: Path
+    labels: tuple[int, ...] = ()
+    """That occur in the map."""
+    channels: int = 0
+    spacing: tuple[float, ...] = ()
+    """Millimetres a voxel, once the volume is turned."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is wrong, and what a person may do."""
+
+    what: str
+    remedy: str
 
 
 def assembled(
@@ -35,54 +76,109 @@ def assembled(
         notes: what the reader decided.
 
     Raises:
-        DataError: a label map of another shape, an unknown label, or more labels than there can be.
+        DataError: a label map of another shape or at another place than its volume, volumes of
+            different channels, an unknown label, or more labels than there can be.
     """
-    pairs = [(split, *pair) for split, both in found.items() for pair in both]
+    base = root.parent if root.is_file() else root
+    pairs = [_Pair(split, *pair) for split, both in found.items() for pair in both]
     with ThreadPoolExecutor(4) as pool:
-        looked = list(pool.map(lambda pair: _look(*pair[1:]), pairs))
-    problems = [str(seen) for seen in looked if isinstance(seen, str)]
-    every = sorted({value for seen in looked if not isinstance(seen, str) for value in seen})
-    values = sorted(named) or every
-    if named:
-        strange = [v for v in every if v not in named]
-        if strange:
-            problems.append(f"label maps hold {strange[:5]}, which the list of labels lacks")
-    if problems:
-        shown = "".join(f"\n  {line}" for line in problems[:5])
-        raise DataError(f"{root}: {len(problems)} volumes cannot be used:{shown}")
+        seen = list(pool.map(lambda pair: _look(pair, base), pairs))
+    good = [pair for pair in seen if isinstance(pair, _Pair)]
+    bad = [pair for pair in seen if isinstance(pair, _Problem)]
+    _refuse(root, [*bad, *_channels(good, base), *_strange(good, named, base)])
+    values = sorted(named) or sorted({value for pair in good for value in pair.labels})
     if len(values) < 2 or len(values) > _MAX_CLASSES:
         raise DataError(
             f"{root}: the label maps hold {len(values)} different labels; at least two are needed, "
             f"{_MAX_CLASSES} at most: background and what is to be found"
         )
-    splits: dict[str, VolumeSplit] = {}
-    for split in dict.fromkeys(split for split, *_ in pairs):
-        rows = [(pair, seen) for pair, seen in zip(pairs, looked, strict=True) if pair[0] == split]
-        labels = np.array([[v in seen for v in values] for _, seen in rows], np.float32)
-        names = [_name(image, root) for (_, image, _), _ in rows]
-        targets = [LabelMap(_name(p, root), p, tuple(values)) for (_, _, p), _ in rows]
-        images = [image for (_, image, _), _ in rows]
-        splits[split] = VolumeSplit(images, labels, names, targets=targets)
+    splits: dict[str, Split] = {
+        split: _split([p for p in good if p.split == split], values, base)
+        for split in dict.fromkeys(p.split for p in good)
+    }
     classes = [named.get(v, "background" if v == 0 else f"label {v}") for v in values]
     ids: list[ClassId] = list(values)
-    return ImageDataset(
-        root, form, classes, ids, True, dict(splits), notes=list(notes), task="volume"
-    )
+    said = [*notes, *_spacings(good, base)]
+    return ImageDataset(root, form, classes, ids, True, splits, notes=said, task="volume")
 
 
-def _name(path: Path, root: Path) -> str:
-    base = root.parent if root.is_file() else root
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+def _split(pairs: Sequence[_Pair], values: Sequence[int], base: Path) -> VolumeSplit:
+    labels = np.array([[v in pair.labels for v in values] for pair in pairs], np.float32)
+    names = [seen_from(base, pair.image) for pair in pairs]
+    targets = [LabelMap(seen_from(base, pair.map), pair.map, tuple(values)) for pair in pairs]
+    return VolumeSplit([pair.image for pair in pairs], labels, names, targets=targets)
 
 
-def _look(image: Path, labels: Path) -> list[int] | str:
-    """The labels that occur in a map; or why the pair cannot be used."""
+def _look(pair: _Pair, base: Path) -> _Pair | _Problem:
+    """What a volume and its label map hold, or why they cannot be used."""
+    image, name = seen_from(base, pair.image), seen_from(base, pair.map)
+    path = image
     try:
-        sides = shape_of(image)[0][1:]
-        array = read_volume(labels).array[0].round().astype(np.int64)
+        shape, affine = shape_of(pair.image)
+        path = name
+        labels = read_volume(pair.map)
     except ImageError as error:
-        return f"{error.args[0].removeprefix('cannot read image ').split(';')[0]}"
-    if array.shape != sides:
-        given = " x ".join(map(str, array.shape))
-        return f"{labels.name}: {given} voxels, its volume {' x '.join(map(str, sides))}"
-    return [int(v) for v in np.unique(array) if v != VOID]
+        return _Problem(f"{path}: {error.reason}", _REPLACE)
+    if labels.shape[0] != 1:
+        return _Problem(f"{name}: channels: {labels.shape[0]}, of a label map: 1", _CHANNELS)
+    if labels.shape[1:] != shape[1:]:
+        given, wanted = (" x ".join(map(str, sides)) for sides in (labels.shape[1:], shape[1:]))
+        return _Problem(f"{name}: {given} voxels, its volume {wanted}", _RESAMPLE)
+    if apart := misplaced(affine, labels.affine):
+        return _Problem(f"{name} does not lie where {image} does: {', '.join(apart)}", _RESAMPLE)
+    values = np.unique(labels.array.round().astype(np.int64))
+    there = tuple(int(v) for v in values if v != VOID)
+    _, spacing = right_grid(shape, affine)
+    return _Pair(pair.split, pair.image, pair.map, there, shape[0], spacing)
+
+
+def _refuse(root: Path, problems: Sequence[_Problem]) -> None:
+    if not problems:
+        return
+    shown = "".join(f"\n  {problem.what}" for problem in problems[:5])
+    more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
+    remedies = "\n".join(dict.fromkeys(problem.remedy for problem in problems))
+    raise DataError(f"{root}: {len(problems)} volumes cannot be used:{shown}{more}\n{remedies}")
+
+
+def _channels(pairs: Sequence[_Pair], base: Path) -> list[_Problem]:
+    """Volumes whose channels are not those of most."""
+    usual = Counter(pair.channels for pair in pairs).most_common(1)
+    return [
+        _Problem(
+            f"{seen_from(base, pair.image)}: channels: {pair.channels}, of most volumes: {count}",
+            _CHANNELS,
+        )
+        for count, _ in usual
+        for pair in pairs
+        if pair.channels != count
+    ]
+
+
+def _strange(pairs: Sequence[_Pair], named: Mapping[int, str], base: Path) -> list[_Problem]:
+    """Labels that the list of names lacks, if there is one."""
+    holders = {v: pair.map for pair in reversed(pairs) for v in pair.labels if v not in named}
+    if not named or not holders:
+        return []
+    strange = sorted(holders)
+    first = seen_from(base, holders[strange[0]])
+    what = f"label maps hold {strange[:5]}, which the list of labels lacks, such as {first}"
+    return [_Problem(what, _LABELS)]
+
+
+def _spacings(pairs: Sequence[_Pair], base: Path) -> list[str]:
+    """A note about volumes that will be resampled, or none."""
+    common = common_spacing(np.array([pair.spacing for pair in pairs]))
+    off = [
+        pair
+        for pair in pairs
+        if common and np.abs(np.divide(pair.spacing, common) - 1).max() >= SAME_SPACING
+    ]
+    if not off:
+        return []
+    usual, other = (" x ".join(f"{v:g}" for v in mm) for mm in (common, off[0].spacing))
+    return [
+        f"{len(off)} of {len(pairs)} volumes do not have the median spacing, {usual} mm, such as "
+        f"{seen_from(base, off[0].image)} with {other} mm; where training volumes differ, all "
+        "are resampled to their median"
+    ]

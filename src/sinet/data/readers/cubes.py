@@ -10,13 +10,14 @@ are less), up to 50 to choose by, the others to report on. `classes.txt` may nam
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from sinet.data.cubes import CubeSplit, PixelLabels, is_cube, read_cube
+from sinet.data.cubes import Array, CubeSplit, PixelLabels, is_cube, read_cube
 from sinet.data.dataset import ClassId, ImageDataset
 from sinet.data.masks import VOID, presence
 from sinet.data.readers._layout import visible
@@ -44,16 +45,11 @@ def read(root: Path) -> ImageDataset:
     """Read the maps and divide the labelled pixels.
 
     Raises:
-        DataError: a map of another shape than its scene, or no labels.
+        DataError: a map of another shape than its scene, scenes of different bands, or no labels.
     """
     scenes = _scenes(root)
     maps = {path: read_cube(path, axes=2) for _, both in scenes for path in both.values()}
-    for scene, both in scenes:
-        for path in both.values():
-            if maps[path].shape != (sides := read_cube(scene).shape[:2]):
-                raise DataError(
-                    f"{path} is {maps[path].shape}, its scene {sides}; give its own map"
-                )
+    _check_shapes(scenes, maps)
     values = sorted({int(v) for found in maps.values() for v in np.unique(found) if v > 0})
     if len(values) < 2 or len(values) > VOID - 1:
         raise DataError(
@@ -79,6 +75,30 @@ def read(root: Path) -> ImageDataset:
     ids: list[ClassId] = list(values)
     names = _names(root, values)
     return ImageDataset(root, FORMAT, names, ids, True, dict(splits), notes=notes, task=TASK)
+
+
+def _check_shapes(scenes: Sequence[Scene], maps: Mapping[Path, Array]) -> None:
+    """Refuse a map of another shape than its scene, and a scene of other bands than most.
+
+    Raises:
+        DataError: naming the file, both shapes or counts, and what to do.
+    """
+    shapes = {scene: read_cube(scene).shape for scene, _ in scenes}
+    for scene, both in scenes:
+        for path in both.values():
+            if maps[path].shape != (sides := shapes[scene][:2]):
+                raise DataError(
+                    f"{path} is {maps[path].shape}, its scene {sides}; give its own map"
+                )
+    counts = Counter(shape[2] for shape in shapes.values())
+    usual = counts.most_common(1)[0][0]
+    other = [scene for scene, shape in shapes.items() if shape[2] != usual]
+    if other:
+        raise DataError(
+            f"{other[0]} has {shapes[other[0]][2]} bands, {counts[usual]} of {len(scenes)} scenes "
+            f"have {usual}; a model takes one number of bands: keep the same bands of all scenes, "
+            "or put those of another sensor into a folder of their own"
+        )
 
 
 def _split(split: str, rows: Sequence[tuple[Path, PixelLabels]]) -> CubeSplit:

@@ -25,6 +25,7 @@ import yaml
 from sinet.data.dataset import ALL, ClassId, ImageDataset, Split
 from sinet.data.image import ORIENTATION_TAG, SUFFIXES, ImageError, opened
 from sinet.data.masks import VOID, Mask, MaskFormat, is_coloured, presence, raw_pixels
+from sinet.data.readers._boxes import left_out
 from sinet.data.readers._layout import SPLITS, seen_from, visible
 from sinet.errors import DataError
 
@@ -57,13 +58,13 @@ def read(root: Path) -> ImageDataset:
         DataError: images without masks, unknown classes, or masks of another size.
     """
     about = described(root)
-    found = {
-        split: matched(*folders, every=not about)
-        for split, folders in (_said(root, about) if about else folder_pairs(root)).items()
-    }
+    folders = _said(root, about) if about else folder_pairs(root)
+    found = {split: matched(*pair, every=not about) for split, pair in folders.items()}
     every = [mask for pairs in found.values() for _, mask in pairs]
     named = _classes(about) if about else _named(root)
     form, classes, ids, notes = _learn(every, named)
+    lonely = [path for pair in folders.values() for path in without_image(*pair)]
+    notes += left_out(len(lonely), "masks have no image", [seen_from(root, p) for p in lonely])
     problems: list[str] = []
     splits = {
         split: _split(root, pairs, form, len(classes), problems) for split, pairs in found.items()
@@ -77,7 +78,11 @@ def refuse_masks(root: Path, problems: Sequence[str]) -> None:
     if problems:
         shown = "".join(f"\n  {line}" for line in problems[:5])
         more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise DataError(f"{root}: {len(problems)} masks cannot be used:{shown}{more}")
+        raise DataError(
+            f"{root}: {len(problems)} masks cannot be used:{shown}{more}\nexport these again, in "
+            "the size of their images and with known classes only, or take them and their images "
+            "out"
+        )
 
 
 def described(root: Path) -> dict[str, Any]:
@@ -119,10 +124,10 @@ def folder_pairs(
 
     def _two(inside: Sequence[Path]) -> tuple[Path, Path] | None:
         images = [path for path in inside if image_names.fullmatch(path.name)]
+        # of several, such as the text files of `labels` beside `masks`, the one with pictures
         masks = [path for path in inside if mask_names.fullmatch(path.name)]
-        if not images or not masks or not _holds_pictures(masks[0], deep=True):
-            return None
-        return images[0], masks[0]
+        masks = [path for path in masks if _holds_pictures(path, deep=True)]
+        return (images[0], masks[0]) if images and masks else None
 
     folders = [path for path in visible(root) if path.is_dir()]
     pairs: dict[str, tuple[Path, Path]] = {}
@@ -173,6 +178,17 @@ def matched(images: Path, masks: Path, every: bool = True) -> list[tuple[Path, P
             f"{', '.join(lonely[:5])}; add their masks or take the images out"
         )
     return pairs
+
+
+def without_image(images: Path, masks: Path) -> list[Path]:
+    """The masks of a folder whose names no image has."""
+    known = {path.stem for path in pictures(images)}
+    return [path for stem, path in masks_by_name(masks).items() if stem not in known]
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder of this name holds masks, not images."""
+    return _MASKS.fullmatch(name) is not None
 
 
 def pictures(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 `train/`, `test/` and perhaps `extra/` (which is added to the training pictures), each with
 `digitStruct.mat` and `1.png`, `2.png`, ... as ufldl.stanford.edu/housenumbers gives them. Each
 picture shows the smallest box around all digits, three tenths wider and higher, as in the paper
-(arXiv 1312.6082). `digitStruct.mat` is HDF5, which the package h5py reads.
+(arXiv 1312.6082). `digitStruct.mat` is HDF5, which h5py reads (extra `digits`).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
     except ImportError as error:
         raise UsageError(
             f"{table} is an HDF5 file, and h5py, which reads those, is not installed; "
-            "run: pip install h5py"
+            "run: pip install 'sinet[digits]'"
         ) from error
     keys = ("label", "top", "left", "height", "width")
     try:

@@ -8,12 +8,14 @@ a label map is a NIfTI file. `classes.txt` may name the labels, one a line, from
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from sinet.data.dataset import ALL, ImageDataset
-from sinet.data.readers._layout import SPLITS, visible
+from sinet.data.readers._boxes import left_out
+from sinet.data.readers._layout import SPLITS, seen_from, visible
 from sinet.data.readers._volumes import Pair, assembled
-from sinet.data.volumes import is_volume
+from sinet.data.volume_files import is_volume
 from sinet.errors import DataError
 
 FORMAT = "volume folders"
@@ -34,15 +36,20 @@ def read(root: Path) -> ImageDataset:
     """Pair volumes and label maps by name.
 
     Raises:
-        DataError: a volume without a map.
+        DataError: a volume without a map, or one that does not fit.
     """
-    found = {split: _matched(*folders) for split, folders in _folders(root).items()}
+    folders = _folders(root)
+    maps = {split: _maps(labels) for split, (_, labels) in folders.items()}
+    found = {split: _matched(*folders[split], maps[split]) for split in folders}
+    used = {path for pairs in found.values() for _, path in pairs}
+    lonely = [seen_from(root, p) for paths in maps.values() for p in paths if p not in used]
+    notes = left_out(len(lonely), "label maps have no volume of their own", lonely)
     path = root / "classes.txt"
     named: dict[int, str] = {}
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
         named = dict(enumerate(line.strip() for line in lines if line.strip()))
-    return assembled(root, FORMAT, found, named)
+    return assembled(root, FORMAT, found, named, notes)
 
 
 def _folders(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -86,8 +93,22 @@ def _key(path: Path) -> str:
     return _ENDING.sub("", stem)
 
 
-def _matched(images: Path, labels: Path) -> list[Pair]:
-    maps = {_key(path): path for path in visible(labels) if path.is_file() and is_volume(path)}
+def _maps(labels: Path) -> list[Path]:
+    return [path for path in visible(labels) if path.is_file() and is_volume(path)]
+
+
+def _matched(images: Path, labels: Path, paths: Sequence[Path]) -> list[Pair]:
+    """Volumes and label maps of the same names.
+
+    Args:
+        images: the folder of the volumes.
+        labels: the folder of the label maps.
+        paths: the label maps in it.
+
+    Raises:
+        DataError: a volume without a map.
+    """
+    maps = {_key(path): path for path in paths}
     volumes = [path for path in visible(images) if is_volume(path)]
     lonely = [path.name for path in volumes if _key(path) not in maps]
     if lonely:

@@ -4,7 +4,8 @@ A YAML file (`data.yaml`) names the classes and says where the splits lie; witho
 by their names: `images/train` and `labels/train`, `train/images` and `train/labels`, or text files
 beside the images, with `classes.txt`. Lines of polygons are read as the boxes around them (with
 `--task instances`, as outlines). An image without a text file is background, as in YOLO's own
-training, unless the YAML file says `skip_if_label_file_missing: true`.
+training, unless the YAML file says `skip_if_label_file_missing: true`. Pictures in folders named
+like those of masks are none of its images, unless they have a text file.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sinet.data.readers._boxes import (
     split_of,
 )
 from sinet.data.readers._layout import SPLITS
+from sinet.data.readers.masks import is_mask_folder
 
 FORMAT = "YOLO"
 EXPECTS = "data.yaml with names and splits, or images/ and labels/ with .txt files of boxes"
@@ -135,7 +137,7 @@ def _from_yaml(root: Path, path: Path, about: Mapping[str, Any]) -> dict[str, li
             ways = [base / plain, root / plain, root / plain.replace("../", "")]
             place = next((p for p in ways if p.exists() and _is_inside(p, root)), None)
             if place is not None and place.is_dir():
-                found.setdefault(split, []).extend(p for p in below(place) if is_picture(p))
+                found.setdefault(split, []).extend(_images(place))
             elif place is not None:
                 lines = place.read_text(encoding="utf-8").splitlines()
                 paths = [place.parent / line.strip() for line in lines if line.strip()]
@@ -150,13 +152,22 @@ def _is_inside(path: Path, root: Path) -> bool:
 def _from_folders(root: Path) -> dict[str, list[Path]]:
     """Images by split, as the names of the folders say."""
     found: dict[str, list[Path]] = {}
-    for path in below(root):
-        if is_picture(path):
-            folders = path.relative_to(root).parts[:-1]
-            split = next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), None)
-            split = split or next((s for f in folders if (s := split_of(f))), ALL)
-            found.setdefault(split, []).append(path)
+    for path in _images(root):
+        folders = path.relative_to(root).parts[:-1]
+        split = next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), None)
+        split = split or next((s for f in folders if (s := split_of(f))), ALL)
+        found.setdefault(split, []).append(path)
     return found
+
+
+def _images(place: Path) -> list[Path]:
+    """The pictures below a folder, without those masks that lie beside some data sets."""
+    return [
+        path
+        for path in below(place)
+        if is_picture(path)
+        and (_label_of(path) or not any(map(is_mask_folder, path.relative_to(place).parts[:-1])))
+    ]
 
 
 def _label_of(image: Path) -> Path | None:

@@ -54,13 +54,14 @@ class Segmentation(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Height, width, shares, and the mask as runs of (class index, length), row by row."""
+        known = self.error is None
         flat = self.classes.ravel().astype(np.int64)
         ends = np.flatnonzero(np.diff(flat, append=-1))
         lengths = np.diff(ends, prepend=-1)
         return {
             "source": self.source,
             "size": list(self.classes.shape),
-            "shares": {k: float(v) for k, v in self.shares.items()},
+            "shares": {k: float(v) for k, v in self.shares.items()} if known else {},
             "runs": np.stack([flat[ends], lengths], 1).tolist(),
             "error": self.error,
         }

@@ -52,11 +52,12 @@ class Labels(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Sides, affine and millilitres; the map itself is what `save` writes."""
+        known = self.error is None
         return {
             "source": self.source,
             "size": list(self.classes.shape),
-            "affine": self.affine.tolist(),
-            "millilitres": {k: float(v) for k, v in self.millilitres.items()},
+            "affine": self.affine.tolist() if known else [],
+            "millilitres": {k: float(v) for k, v in self.millilitres.items()} if known else {},
             "error": self.error,
         }
 
