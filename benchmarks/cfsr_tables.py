@@ -4,7 +4,8 @@
 
 `testsets/` holds Set5, Set14, BSD100, Urban100, Manga109 (those that are there are measured), each
 with its large pictures inside or in a folder HR or GTmod12 below. The small pictures are made by
-`sinet.data.bicubic`. Writes docs/results/cfsr_x4_set5_psnr.json and its like: luma, `scale` pixels
+`sinet.data.bicubic`; Urban100's own are the largest that there are (in SelfExSR's copy those of
+scale 4). Writes docs/results/cfsr_x4_set5_psnr.json and its like: luma, `scale` pixels
 of border cut off. Targets are the figures of arXiv 2401.05633 less what another way of making the
 small pictures may cost (`TOLERANCE`); where we know no published figure, those of bicubic.
 """
