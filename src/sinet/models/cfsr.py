@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sinet.errors import UsageError
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 __all__ = ["CFSR", "EdgeConv"]
 
@@ -298,25 +298,25 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@register_network
+@register_for("superres")
 def cfsr_test(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """For tests: twice as large, 16 k parameters."""
     return CFSR(**{**_VARIANTS["cfsr_test"], **kwargs})
 
 
-@register_network
+@register_for("superres")
 def cfsr_x2(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Twice as large: 291 k parameters merged."""
     return CFSR(**{**_VARIANTS["cfsr_x2"], **kwargs})
 
 
-@register_network
+@register_for("superres")
 def cfsr_x3(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Three times as large: 298 k parameters merged."""
     return CFSR(**{**_VARIANTS["cfsr_x3"], **kwargs})
 
 
-@register_network
+@register_for("superres")
 def cfsr_x4(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Four times as large: 307 k parameters merged."""
     return CFSR(**{**_VARIANTS["cfsr_x4"], **kwargs})

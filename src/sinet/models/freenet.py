@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sinet.errors import UsageError
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 __all__ = ["FreeNet", "pad_scene"]
 
@@ -175,25 +175,25 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@register_network
+@register_for("hyperspectral")
 def freenet_test(**kwargs: Any) -> nn.Module:
     """For tests: 8 bands, 4 classes, 0.2 M parameters."""
     return FreeNet(**{**_VARIANTS["freenet_test"], **kwargs})
 
 
-@register_network
+@register_for("hyperspectral")
 def freenet_paviau(**kwargs: Any) -> nn.Module:
     """Pavia University: 103 bands, 9 classes, 2.71 M parameters."""
     return FreeNet(**{**_VARIANTS["freenet_paviau"], **kwargs})
 
 
-@register_network
+@register_for("hyperspectral")
 def freenet_salinas(**kwargs: Any) -> nn.Module:
     """Salinas: 204 bands, 16 classes, 2.80 M parameters."""
     return FreeNet(**{**_VARIANTS["freenet_salinas"], **kwargs})
 
 
-@register_network
+@register_for("hyperspectral")
 def freenet_houston(**kwargs: Any) -> nn.Module:
     """University of Houston: 144 bands, 15 classes, 2.75 M parameters."""
     return FreeNet(**{**_VARIANTS["freenet_houston"], **kwargs})

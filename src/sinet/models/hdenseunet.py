@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sinet.errors import UsageError
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 __all__ = ["DenseUNet2d", "DenseUNet3d", "HDenseUNet", "load_encoder"]
 
@@ -488,37 +488,37 @@ _TEST_2D: dict[str, Any] = {"depths": (1, 2, 2, 1), "growth": 8, "stem_width": 1
 _TEST_3D: dict[str, Any] = {"depths": (1, 1, 2, 1), "growth": 8, "stem_width": 16}
 
 
-@register_network
+@register_for("volume")
 def hdenseunet_test(**kwargs: Any) -> nn.Module:
     """For tests: a narrow hybrid."""
     return HDenseUNet(**{"planar": _TEST_2D, "volume": _TEST_3D, "width": 16, **kwargs})
 
 
-@register_network
+@register_for("volume")
 def hdenseunet(**kwargs: Any) -> nn.Module:
     """The hybrid as released: DenseUNet-167 without skips, DenseUNet-65, fusion."""
     return HDenseUNet(**kwargs)
 
 
-@register_network
+@register_for("volume")
 def hdenseunet_skip(**kwargs: Any) -> nn.Module:
     """The hybrid as the paper draws it, the encoder's maps added in its 2-D decoder."""
     return HDenseUNet(**{"skips": True, **kwargs})
 
 
-@register_network
+@register_for("segment", "volume")
 def hdenseunet_2d(**kwargs: Any) -> nn.Module:
     """DenseUNet-167 with additive skips."""
     return DenseUNet2d(**kwargs)
 
 
-@register_network
+@register_for("segment", "volume")
 def hdenseunet_2d_noskip(**kwargs: Any) -> nn.Module:
     """DenseUNet-167 without skips, the one inside the released hybrid."""
     return DenseUNet2d(**{"skips": False, **kwargs})
 
 
-@register_network
+@register_for("volume")
 def hdenseunet_3d(**kwargs: Any) -> nn.Module:
     """DenseUNet-65 alone, with a classifier of its own."""
     return DenseUNet3d(**kwargs)

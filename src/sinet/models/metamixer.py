@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from sinet.layers import ConvNorm
 from sinet.layers.ffnified_attention import FFNifiedAttention, RepDepthwise
 from sinet.models._base import StagedNet, build, default_cfg
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 __all__ = ["FFNet", "FFNetSR"]
 
@@ -332,19 +332,19 @@ _SR_VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@register_network
+@register_for("superres")
 def ffnet_sr_test(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """For tests: twice as large, 6 k parameters."""
     return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_test"], **kwargs})
 
 
-@register_network
+@register_for("superres")
 def ffnet_sr_light_x2(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Twice as large: 36 blocks, 1.79 M parameters."""
     return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_light_x2"], **kwargs})
 
 
-@register_network
+@register_for("superres")
 def ffnet_sr_x2(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """Twice as large: 48 blocks, 2.38 M parameters."""
     return FFNetSR(**{**_SR_VARIANTS["ffnet_sr_x2"], **kwargs})

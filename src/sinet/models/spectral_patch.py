@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 from sinet.models.freenet import SpectralBlock
 
 __all__ = ["SpectralPatch"]
@@ -54,13 +54,13 @@ class SpectralPatch(nn.Module):
         return logits
 
 
-@register_network
+@register_for("hyperspectral")
 def spectral_patch(**kwargs: Any) -> nn.Module:
     """The baseline at FreeNet's widths."""
     return SpectralPatch(**kwargs)
 
 
-@register_network
+@register_for("hyperspectral")
 def spectral_patch_test(**kwargs: Any) -> nn.Module:
     """For tests: narrow."""
     return SpectralPatch(**{"width": 12, "groups": 4, **kwargs})

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sinet.errors import UsageError
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 __all__ = ["MultiDigitNet", "NumberLogits", "Reading", "coverage_at", "number_loss", "read_numbers"]
 
@@ -314,25 +314,25 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@register_network
+@register_for("digits")
 def svhn_multidigit_test(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """For tests: the paper's layers at 32 x 32, 0.5 M parameters."""
     return MultiDigitNet(**{**_VARIANTS["svhn_multidigit_test"], **kwargs})
 
 
-@register_network
+@register_for("digits")
 def svhn_multidigit_bn_test(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """For tests: the re-implementation's layers at 32 x 32, 0.1 M parameters."""
     return MultiDigitNet(**{**_VARIANTS["svhn_multidigit_bn_test"], **kwargs})
 
 
-@register_network
+@register_for("digits")
 def svhn_multidigit(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """The paper's network for SVHN at 54 x 54: 38.1 M parameters."""
     return MultiDigitNet(**{**_VARIANTS["svhn_multidigit"], **kwargs})
 
 
-@register_network
+@register_for("digits")
 def svhn_multidigit_bn(num_classes: int = 0, **kwargs: Any) -> nn.Module:
     """The re-implementation with batch norm at 54 x 54: 42.87 M parameters."""
     return MultiDigitNet(**{**_VARIANTS["svhn_multidigit_bn"], **kwargs})

@@ -37,7 +37,7 @@ import torch
 from torch import nn
 
 from sinet.errors import UsageError, missing_extra, unknown
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 __all__ = ["PatchMerging", "convert", "load_encoder"]
 
@@ -239,55 +239,55 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@register_network
+@register_for("volume")
 def swin_unetr_test(**kwargs: Any) -> nn.Module:
     """For tests: the narrowest that MONAI builds, in 2-D."""
     return _build(**{**_VARIANTS["swin_unetr_test"], **kwargs})
 
 
-@register_network
+@register_for("volume")
 def swin_unetr(**kwargs: Any) -> nn.Module:
     """The published network, for volumes of four modalities and three regions."""
     return _build(**{**_VARIANTS["swin_unetr"], **kwargs})
 
 
-@register_network
+@register_for("volume")
 def swin_unetr_small(**kwargs: Any) -> nn.Module:
     """Half as wide."""
     return _build(**{**_VARIANTS["swin_unetr_small"], **kwargs})
 
 
-@register_network
+@register_for("volume")
 def swin_unetr_tiny(**kwargs: Any) -> nn.Module:
     """A quarter as wide."""
     return _build(**{**_VARIANTS["swin_unetr_tiny"], **kwargs})
 
 
-@register_network
+@register_for("volume")
 def swin_unetr_v2(**kwargs: Any) -> nn.Module:
     """Version 2: a residual convolutional block before every stage."""
     return _build(**{**_VARIANTS["swin_unetr_v2"], **kwargs})
 
 
-@register_network
+@register_for("segment", "volume")
 def swin_unetr_2d(**kwargs: Any) -> nn.Module:
     """For images."""
     return _build(**{**_VARIANTS["swin_unetr_2d"], **kwargs})
 
 
-@register_network
+@register_for("segment", "volume")
 def swin_unetr_2d_v2(**kwargs: Any) -> nn.Module:
     """Version 2 for images."""
     return _build(**{**_VARIANTS["swin_unetr_2d_v2"], **kwargs})
 
 
-@register_network
+@register_for("volume")
 def swin_unetr_brats21(**kwargs: Any) -> nn.Module:
     """For the published BraTS21 checkpoints: regions TC, WT, ET of four modalities."""
     return _build(**{**_VARIANTS["swin_unetr_brats21"], **kwargs})
 
 
-@register_network
+@register_for("volume")
 def swin_unetr_btcv(**kwargs: Any) -> nn.Module:
     """For the published BTCV checkpoint: 13 organs and background in CT."""
     return _build(**{**_VARIANTS["swin_unetr_btcv"], **kwargs})

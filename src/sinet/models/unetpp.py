@@ -37,7 +37,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sinet.errors import UsageError
-from sinet.models._networks import register_network
+from sinet.models._networks import register_for
 
 __all__ = ["UNetPP"]
 
@@ -464,49 +464,49 @@ def _create(variant: str, **kwargs: Any) -> UNetPP:
     return UNetPP(**{**_VARIANTS[variant], **kwargs})
 
 
-@register_network
+@register_for("segment")
 def unetpp(**kwargs: Any) -> nn.Module:
     """The paper's network (Keras): no norm, transposed convolutions, 9.0 M parameters."""
     return _create("unetpp", **kwargs)
 
 
-@register_network
+@register_for("segment")
 def unetpp_bn(**kwargs: Any) -> nn.Module:
     """With batch norm and bilinear up-sampling (pytorch-nested-unet), 9.2 M parameters."""
     return _create("unetpp_bn", **kwargs)
 
 
-@register_network
+@register_for("segment")
 def unetpp_nnunet(**kwargs: Any) -> nn.Module:
     """In nnU-Net's style, 2D: six levels, strided convolutions, 24.0 M parameters."""
     return _create("unetpp_nnunet", **kwargs)
 
 
-@register_network
+@register_for("volume")
 def unetpp_nnunet_3d(**kwargs: Any) -> nn.Module:
     """In nnU-Net's style, 3D, 46.0 M parameters; `kernel_sizes`, `strides` for thick slices."""
     return _create("unetpp_nnunet_3d", **kwargs)
 
 
-@register_network
+@register_for("segment")
 def unetpp_monai(**kwargs: Any) -> nn.Module:
     """As MONAI builds it in 2D with widths 32 to 512, 9.1 M parameters."""
     return _create("unetpp_monai", **kwargs)
 
 
-@register_network
+@register_for("volume")
 def unetpp_monai_3d(**kwargs: Any) -> nn.Module:
     """As MONAI builds it in 3D by default, 7.0 M parameters."""
     return _create("unetpp_monai_3d", **kwargs)
 
 
-@register_network
+@register_for("segment")
 def unetpp_test(**kwargs: Any) -> nn.Module:
     """For tests: under 0.1 M parameters, in the style of `unetpp_bn`."""
     return _create("unetpp_test", **kwargs)
 
 
-@register_network
+@register_for("volume")
 def unetpp_test_3d(**kwargs: Any) -> nn.Module:
     """For tests: under 0.1 M parameters, in the style of `unetpp_nnunet_3d`."""
     return _create("unetpp_test_3d", **kwargs)

@@ -16,7 +16,6 @@ from sinet.data.mosaic import SPARE, Jitter, Scenes
 from sinet.data.pairs import as_seen
 from sinet.data.preprocess import Preprocess
 from sinet.heads.light_detect import Decode, Dense
-from sinet.models._networks import check_task
 from sinet.models.spec import ModelSpec
 from sinet.tasks.base import ImageTask, backbones, once
 from sinet.tasks.signatures import Result
@@ -131,13 +130,11 @@ class Detect(ImageTask):
     def preprocessing(
         spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
     ) -> Preprocess:
-        """Padded to the usual shape of the images, in sides that the network takes.
-
-        Raises:
-            UsageError: a network for another task.
-        """
-        check_task(spec.name, Detect.name)
-        return padded(spec, data, stats)
+        """Padded to the usual shape of the images, in sides that the network takes."""
+        height, width = ImageTask.typical(data)[:2]
+        high, wide = spec.side(spec.size), spec.side(spec.size * width / height)
+        mean, std = input_stats(spec, data, stats)
+        return Preprocess(high, data.channels, mean, std, width=wide, fit="pad")
 
     def train_source(self, limit: int | None = None) -> Any:
         """The training images and boxes, or the first `limit` of them."""
@@ -228,14 +225,6 @@ def joined(
     x1, y1, x2, y2 = mirrored[1].unbind(-1)
     corners = torch.stack([width - x2, y1, width - x1, y2], -1)
     return torch.cat([found[0], mirrored[0]], 1), torch.cat([found[1], corners], 1)
-
-
-def padded(spec: ModelSpec, data: ImageDataset, stats: Stats | None = None) -> Preprocess:
-    """Padded to the usual shape of the images; see `ImageTask.preprocessing`."""
-    height, width = ImageTask.typical(data)[:2]
-    high, wide = spec.side(spec.size), spec.side(spec.size * width / height)
-    mean, std = input_stats(spec, data, stats)
-    return Preprocess(high, data.channels, mean, std, width=wide, fit="pad")
 
 
 def headed(

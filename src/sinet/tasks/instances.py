@@ -13,12 +13,9 @@ from torch.nn import functional as F
 from sinet.data.boxes import Boxes
 from sinet.data.dataset import ImageDataset
 from sinet.data.instances import Instances as Objects
-from sinet.data.preprocess import Preprocess
 from sinet.heads.two_stage import Masked
-from sinet.models._networks import check_task
 from sinet.models.spec import ModelSpec
-from sinet.tasks.detect import Detect, TrainScenes, as_rows, headed, joined, padded
-from sinet.training.inputs import Stats
+from sinet.tasks.detect import Detect, TrainScenes, as_rows, headed, joined
 
 SIZES = (384, 320, 512, 256, 192, 128)
 """Long sides, pixels, of the inputs that are tried by themselves, the most promising first."""
@@ -59,18 +56,6 @@ class Instances(Detect):
     def recipe_name(spec: ModelSpec) -> str:
         """From scratch as boxes are learned; the own recipe keeps the norms of given weights."""
         return "instances" if spec.weights else "detect"
-
-    @staticmethod
-    def preprocessing(
-        spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
-    ) -> Preprocess:
-        """As for boxes.
-
-        Raises:
-            UsageError: a network for another task.
-        """
-        check_task(spec.name, Instances.name)
-        return padded(spec, data, stats)
 
     def augment(self, batch: tuple[Tensor, Any], size: int) -> tuple[Tensor, Any]:
         """Normalise; while sizes still grow, make images, boxes and masks smaller."""

@@ -19,7 +19,6 @@ from sinet.data.masks import VOID
 from sinet.data.pairs import SPARE, Pairs, as_seen
 from sinet.data.preprocess import Preprocess
 from sinet.data.windows import Windows
-from sinet.models._networks import check_task
 from sinet.models.spec import ModelSpec
 from sinet.tasks.base import ImageTask, backbones, once
 from sinet.tasks.signatures.segment import mean_iou
@@ -109,12 +108,7 @@ class Segment(ImageTask):
     def preprocessing(
         spec: ModelSpec, data: ImageDataset, stats: Stats | None = None
     ) -> Preprocess:
-        """Stretched to the usual shape of the images, in sides that the network takes; or pieces.
-
-        Raises:
-            UsageError: a network for another task.
-        """
-        check_task(spec.name, Segment.name)
+        """Stretched to the usual shape of the images, in sides that the network takes; or cut."""
         height, width = _seen(data)
         high, wide = spec.side(spec.size), spec.side(spec.size * width / height)
         mean, std = input_stats(spec, data, stats)

@@ -11,6 +11,7 @@ import yaml
 from sinet.data.dataset import open_dataset
 from sinet.errors import UsageError
 from sinet.files import write_text
+from sinet.models._networks import check_task
 from sinet.models.spec import ModelSpec
 from sinet.models.weights import find_pretrained
 from sinet.tasks import learner
@@ -51,12 +52,13 @@ def run_training(
         **options: of `train`.
 
     Raises:
-        UsageError: an override that is not `key=value`, or an unknown name.
+        UsageError: an override that is not `key=value`, an unknown name, a model of another task.
     """
     values, model_values = split_overrides(overrides)
     values.update({key: value for key, value in given.items() if value is not None})
     images = open_dataset(data, task=task)
     learns = learner(images.task)
+    check_task(model, images.task)
     source = {"auto": find_pretrained(model), "none": None}.get(weights, weights)
     own = min(_LARGEST, *learns.typical(images))
     spec = ModelSpec(model, size or own, model_values, source)
