@@ -28,7 +28,7 @@ def tiny() -> Iterator[str]:
         layers = nn.Conv2d(in_chans, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 4 * in_chans, 3, 1, 1)
         return nn.Sequential(*layers, nn.PixelShuffle(2))
 
-    _networks.register_network(tiny_sr)
+    _networks.register_for("superres")(tiny_sr)
     yield "tiny_sr"
     del _networks._registered["tiny_sr"]
 

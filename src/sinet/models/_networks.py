@@ -74,11 +74,6 @@ def register_for(*tasks: str, multiple: Multiple = None) -> Callable[[Builder], 
     return register
 
 
-def register_network(build: Builder) -> Builder:
-    """Register a function that builds a network, and says nothing more about it."""
-    return register_for()(build)
-
-
 def list_networks(pattern: str = "*", task: str = "") -> list[str]:
     """The registered names that fit a pattern, in alphabetical order.
 
