@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from sinet.models.spec import ModelSpec
 
 SILENT = 0.1
 """A scale that starts as a smaller constant makes its branch silent."""
+NOISE_PIXELS = 2 * 224 * 224
+"""Of the images that BatchNorms take their statistics from."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ def settled(network: nn.Module, size: int | tuple[int, ...], in_chans: int = 3) 
 
     Time depends on the numbers, by up to 10% of SiNet-Base's in INT8: branches that start at zero
     compute zeros, and without statistics a norm lets activations grow from block to block. So
-    scales near zero become one, and BatchNorms take the statistics of two images of noise.
+    scales near zero become one, and BatchNorms take the statistics of noise: of two images at 224
+    pixels, of more if they are smaller (two values say nothing about a channel's spread).
     """
     copied = copy.deepcopy(network).train()
     for name, scale in copied.named_parameters():
@@ -176,7 +180,8 @@ def settled(network: nn.Module, size: int | tuple[int, ...], in_chans: int = 3) 
     if norms:
         noise = torch.Generator().manual_seed(0)
         sides = (size, size) if isinstance(size, int) else size
-        copied(torch.randn(2, in_chans, *sides, generator=noise))
+        images = max(2, NOISE_PIXELS // math.prod(sides))
+        copied(torch.randn(images, in_chans, *sides, generator=noise))
     return copied.eval()
 
 
