@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from sinet.errors import UsageError
 from sinet.models import ModelSpec
+from sinet.models._networks import check_task
 
 
 def test_create_passes_options_on() -> None:
@@ -51,3 +52,10 @@ def test_mistakes_are_explained() -> None:
         ModelSpec("sinet_test", 64, {"stem_strid": 1}).create(5)
     with pytest.raises(UsageError, match="unknown model option 'sise'; did you mean 'size'"):
         ModelSpec.from_dict({"name": "sinet_test", "sise": 64})
+
+
+def test_a_backbone_in_place_of_a_network_is_told_where_it_goes() -> None:
+    with pytest.raises(UsageError, match=r"model.backbone=resnet18 of mask_rcnn, mask_rcnn_pp$"):
+        check_task("resnet18", "instances")
+    with pytest.raises(UsageError, match=r"for volume there are [^;]*$"):
+        check_task("resnet18", "volume")

@@ -111,6 +111,9 @@ def check_task(name: str, task: str) -> None:
         return
     suited = [n for n in list_networks() if task in _registered[n].tasks and n[-5:] != "_test"]
     known = f"; for {task} there are {', '.join(suited)}" if suited else ""
+    heads = [n for n in suited if _registered[n].takes_backbone]
+    if heads and tasks == ("classify",):
+        known += f"; as a backbone it is model.backbone={name} of {', '.join(heads)}"
     raise UsageError(f"{name} is a network for {' and '.join(tasks)}, not for {task}{known}")
 
 
