@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -116,11 +117,11 @@ def side_by_side(jobs: Sequence[Callable[[], Any]]) -> None:
     if count < 2 or sys.platform != "linux":
         return
     context = multiprocessing.get_context("fork")
-    begun = context.Value("i", 0)
+    begun, caller = context.Value("i", 0), os.getpid()
 
     def work() -> None:
         torch.set_num_threads(1)
-        while True:
+        while os.getppid() == caller:  # who was killed wants no more of them
             with begun.get_lock():
                 mine, begun.value = begun.value, begun.value + 1
             if mine >= len(jobs):

@@ -9,16 +9,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from sinet.measurement.cost import cost
-from sinet.measurement.proxy import equal_recipe
+from sinet.measurement.proxy import equal_recipe, side_by_side
 from sinet.models.spec import ModelSpec
 from sinet.papers._claims import images
 from sinet.papers.base import Finding, Outcome, Setting
 from sinet.training.recipe import Recipe
+from sinet.training.trainer import accelerator_for
 
 Build = Callable[[int, int], nn.Module]
 """(num_classes, in_chans) -> a fresh network."""
@@ -106,6 +109,27 @@ def contest(
         "seeds": list(seeds),
     }
     return Contest(top1, conditions)
+
+
+def complete(
+    setting: Setting,
+    order: Sequence[tuple[str, int]],
+    file: Callable[[str, int], Path],
+    do: Callable[[str, int], None],
+) -> None:
+    """Do what of the arms and seeds has no file yet, one on each core.
+
+    Args:
+        setting: where.
+        order: (arm, seed); seeds outside, so that a run cut short has compared all arms on some.
+        file: what `do` writes for an arm and a seed.
+        do: trains and measures.
+    """
+    if accelerator_for(setting.device)[0] == "cpu":
+        side_by_side([partial(do, *job) for job in order if not file(*job).is_file()])
+    for job in order:
+        if not file(*job).is_file():
+            do(*job)
 
 
 def beats(claim: str, paper: str, found: Contest, ours: str, others: Sequence[str]) -> Finding:

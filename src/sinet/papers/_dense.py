@@ -12,6 +12,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sinet.errors import missing_extra
 from sinet.files import read_json, write_json
-from sinet.papers._arms import Contest, beats
+from sinet.papers._arms import Contest, beats, complete
 from sinet.papers.base import Finding, Setting
 
 Draw = Callable[[torch.Generator, int], tuple[torch.Tensor, torch.Tensor]]
@@ -64,17 +65,18 @@ def trainings(
     """
     if setting.quick:
         steps, seeds = 20, seeds[:1]
-    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
-    for seed in seeds:  # seeds outside: a run cut short has compared all arms on some seeds
-        for arm, build in arms.items():
-            path = setting.work / f"{arm}-{steps}-{seed}.json"
-            if not path.is_file():
-                torch.manual_seed(seed)
-                model = build().to(setting.device)
-                _train(model, draw, steps, batch_size, lr, seed)
-                write_json(path, measure(model.eval()))
-            results[arm].append(read_json(path))
-    return results
+
+    def file(arm: str, seed: int) -> Path:
+        return setting.work / f"{arm}-{steps}-{seed}.json"
+
+    def do(arm: str, seed: int) -> None:
+        torch.manual_seed(seed)
+        model = arms[arm]().to(setting.device)
+        _train(model, draw, steps, batch_size, lr, seed)
+        write_json(file(arm, seed), measure(model.eval()))
+
+    complete(setting, [(arm, seed) for seed in seeds for arm in arms], file, do)
+    return {arm: [read_json(file(arm, seed)) for seed in seeds] for arm in arms}
 
 
 def _train(model: nn.Module, draw: Draw, steps: int, batch_size: int, lr: float, seed: int) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import bisect
 import importlib.util
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,10 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from sinet.data.dataset import Split
 from sinet.errors import missing_extra
-from sinet.files import write_json
+from sinet.files import read_json, write_json
 from sinet.heads import PyramidBackbone, create_neck
 from sinet.measurement.cost import cost
+from sinet.papers._arms import complete
 from sinet.papers._claims import images
 from sinet.papers.base import Finding, Outcome, Setting
 
@@ -53,15 +54,20 @@ def trials(
     Returns:
         Score -> arm -> values by seed.
     """
+
+    def file(arm: str, seed: int) -> Path:
+        return setting.work / f"{arm}-{seed}.json"
+
+    def do(arm: str, seed: int) -> None:
+        torch.manual_seed(seed)
+        write_json(file(arm, seed), dict(arms[arm](seed)))
+
+    order = [(arm, seed) for seed in (seeds[:1] if setting.quick else seeds) for arm in arms]
+    complete(setting, order, file, do)
     found: dict[str, dict[str, list[float]]] = {}
-    for seed in seeds[:1] if setting.quick else seeds:
-        for arm, measure in arms.items():
-            file = setting.work / f"{arm}-{seed}.json"
-            if not file.is_file():
-                torch.manual_seed(seed)
-                write_json(file, dict(measure(seed)))
-            for score, value in json.loads(file.read_text(encoding="utf-8")).items():
-                found.setdefault(score, {}).setdefault(arm, []).append(value)
+    for arm, seed in order:
+        for score, value in read_json(file(arm, seed)).items():
+            found.setdefault(score, {}).setdefault(arm, []).append(value)
     return found
 
 
