@@ -37,6 +37,8 @@ KINDS = {
     "panoptic_segmentation": Kind("segment", "pyramid_seg", "sinet_small", 256),
 }
 
+JUDGED = ("model", "images", "metric_name", "metric", "low", "high")
+
 
 def sinet(*words: str | Path) -> str:
     """Run a command; what it printed."""
@@ -52,7 +54,7 @@ def walk(folder: Path, kind: Kind, work: Path) -> dict[str, Any]:
     model = work / "model.onnx"
     sinet("export", work, "--out", model)
     judged = json.loads(sinet("val", model, folder, "--split", "val", "--json"))
-    return {**kind._asdict(), **judged}
+    return {**kind._asdict(), **{key: judged[key] for key in JUDGED}}
 
 
 def main(

@@ -25,7 +25,7 @@ from sinet.files import read_json, write_text
 from sinet.measurement.cost import cost
 from sinet.models import create_network, list_networks
 from sinet.models.spec import ModelSpec
-from sinet.papers.base import Card, papers
+from sinet.papers.base import Card, Published, papers
 
 RESULTS = DOCS / "results"
 MOST_LAYERS = 12
@@ -33,6 +33,9 @@ MOST_LAYERS = 12
 PARAMETERS = "parameters (exact below 0.1 M)"
 TIMED = "Counted and timed here: ONNX Runtime, batch 1 (docs/results/zoo_latency.json)."
 UNREPORTED = "Counted here; published figures, where there are any, are in the claims below."
+PAPER = "paper: "
+"""How the columns of what a paper prints begin; the others are ours."""
+PRINTED = "The paper's columns are as it prints them, rounded; top-1 in per cent."
 Shape = tuple[int, int, int]
 
 
@@ -174,8 +177,24 @@ def counted(number: int) -> str:
     return f"{number:,}" if number < 1e5 else f"{number / 1e6:.2f} M"
 
 
-def variant_row(name: str, zoo: Mapping[str, Any]) -> str:
-    """One line of the table of variants, the network with the classes it was designed for."""
+def printed(told: Published, size: int) -> tuple[str, str, str]:
+    """What a paper prints of a network: parameters, MMACs and top-1; "" where nothing.
+
+    `size` is the network's own; the paper's is told where it is another.
+    """
+    other = f" ({told.size} px)" if told.size not in (None, size) else ""
+    params = macs = top1 = ""
+    if told.params is not None:
+        params = f"{told.params * 1e6:,.0f}" if told.params < 0.1 else f"{told.params} M"
+    if told.macs is not None:
+        macs = f"{told.macs * 1e3:,g}{other}"
+    if told.top1 is not None:
+        top1 = f"{told.top1}{other}"
+    return params, macs, top1
+
+
+def variant_row(name: str, zoo: Mapping[str, Any], told: Published) -> list[tuple[str, str]]:
+    """Columns and cells of one network, with the classes it was designed for."""
     cfg = timm.get_pretrained_cfg(name)
     channels, size, _ = cfg.input_size
     with torch.device("meta"):
@@ -184,17 +203,33 @@ def variant_row(name: str, zoo: Mapping[str, Any]) -> str:
     timed = zoo.get(name, {})
     mmacs = facts.macs / 1e6
     work = f"{mmacs:,.0f}" if mmacs > 9 else f"{mmacs:.2f}"
-    cells = [name, f"{size}", counted(facts.params), work]
-    for precision in ("fp32", "int8"):
-        found = timed.get(precision)
-        cells += [f"{found['ms']:.2f}", f"{found['efficiency']:.0%}"] if found else ["", ""]
-    return "| " + " | ".join(cells) + " |"
+    params, macs, top1 = printed(told, size)
+    cells = [("name", name), ("px", f"{size}"), (PARAMETERS, counted(facts.params))]
+    cells += [(PAPER + "parameters", params), ("MMACs", work), (PAPER + "MMACs", macs)]
+    cells += [(PAPER + "top-1", top1)]
+    for precision in ("FP32", "INT8"):
+        found = timed.get(precision.lower())
+        cells += [
+            (f"{precision} ms", f"{found['ms']:.2f}" if found else ""),
+            ("of peak", f"{found['efficiency']:.0%}" if found else ""),
+        ]
+    return cells
 
 
-def variant_table(names: list[str], zoo: Mapping[str, Any]) -> list[str]:
-    """The table of variants."""
-    header = f"| name | px | {PARAMETERS} | MMACs | FP32 ms | of peak | INT8 ms | of peak |"
-    return [header, "| --- " * 8 + "|", *(variant_row(name, zoo) for name in names)]
+def variant_table(
+    names: list[str], zoo: Mapping[str, Any], published: Mapping[str, Published]
+) -> list[str]:
+    """The table of variants, with those of the paper's columns that it fills."""
+    nothing = Published(None, None)
+    rows = [variant_row(name, zoo, published.get(name, nothing)) for name in names]
+    filled = [
+        not column[0][0].startswith(PAPER) or any(cell for _, cell in column)
+        for column in zip(*rows, strict=True)
+    ]
+    header = [title for title, _ in rows[0]]
+    lines = [header, ["---"] * len(header), *([cell for _, cell in row] for row in rows)]
+    kept = [[cell for cell, keep in zip(line, filled, strict=True) if keep] for line in lines]
+    return ["| " + " | ".join(line) + " |" for line in kept]
 
 
 def other_row(name: str) -> str:
@@ -222,18 +257,23 @@ def file_of(name: str, slug: str) -> str:
     return next(m for m in (f"sinet.models.{slug}", f"sinet.heads.{slug}") if m in sys.modules)
 
 
-def reported(slug: str, names: list[str]) -> list[str]:
-    """The figures that the paper reports, as the family's files state them, or where to look."""
-    files = {name: file_of(name, slug) for name in names}
+def stated(files: set[str]) -> list[str]:
+    """The figures that a paper reports, as the family's files state them."""
     lines: list[str] = []
-    for file in sorted(set(files.values())):
+    for file in sorted(files):
         text = inspect.getdoc(sys.modules[file]) or ""
         paragraphs = [p[p.index("Reported") :] for p in text.split("\n\n") if "Reported" in p]
         lines += [line for paragraph in paragraphs for line in (paragraph, "")]
+    return lines or [UNREPORTED, ""]
+
+
+def reported(card: Card, names: list[str]) -> list[str]:
+    """What to know about the paper's columns, or what it reports where there are none."""
+    files = {name: file_of(name, card.slug) for name in names}
+    columns = [f"{PRINTED} {card.caveat}".strip(), ""]
+    lines = columns if card.published else stated(set(files.values()))
     theirs = [f"`{name}`" for name, file in files.items() if file.startswith("timm.")]
-    if theirs:
-        lines += [f"timm's own networks: {', '.join(theirs)}.", ""]
-    return lines if lines and "Reported" in lines[0] else [*lines, UNREPORTED, ""]
+    return [*lines, *([f"timm's own networks: {', '.join(theirs)}.", ""] if theirs else [])]
 
 
 def page(card: Card, names: list[str]) -> str:
@@ -257,8 +297,8 @@ def page(card: Card, names: list[str]) -> str:
             "",
         ]
     if ours:
-        lines += [*diagram(ours[0]), *variant_table(ours, zoo), ""]
-    lines += [*reported(card.slug, names), *([TIMED, ""] if ours else [])]
+        lines += [*diagram(ours[0]), *variant_table(ours, zoo, card.published), ""]
+    lines += [*reported(card, names), *([TIMED, ""] if ours else [])]
     lines += ["## Proof", "", card.parity, ""]
     lines += [f"- `{name}`: largest relative error {error:.1e}" for name, error in cases.items()]
     lines += ["", "## What the paper claims", "", *(f"- {claim}" for claim in card.claims)]

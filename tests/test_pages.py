@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from sinet.papers.base import Published, papers
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -20,8 +22,29 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_small_network_is_counted_exactly_and_with_its_own_classes(pages: Any) -> None:
-    assert "| 14,862 |" in pages.variant_row("lightcnn", {})
-    assert "| 0.54 M |" in pages.variant_row("snn_mlp", {})
+    _, _, small, larger = pages.variant_table(["lightcnn", "snn_mlp"], {}, {})
+    assert "| 14,862 |" in small
+    assert "| 0.54 M |" in larger
+
+
+def test_what_a_paper_prints_stands_beside_ours(pages: Any) -> None:
+    published = {"lightcnn": Published(0.014862, 0.167, 99, size=64), "snn_mlp": Published(28, 4.5)}
+    header, _, *rows = pages.variant_table(["lightcnn", "snn_mlp"], {}, published)
+    assert header.split(" | ")[3::2][:2] == ["paper: parameters", "paper: MMACs"]
+    assert rows[0].split(" | ")[2:7] == ["14,862", "14,862", "0.46", "167 (64 px)", "99 (64 px)"]
+    assert rows[1].split(" | ")[2:7] == ["0.54 M", "28 M", "0.54", "4,500", ""]
+    header = pages.variant_table(["snn_mlp"], {}, {"snn_mlp": Published(None, None, 97.0)})[0]
+    assert "MMACs | paper: top-1 |" in header
+    assert "paper" not in pages.variant_table(["snn_mlp"], {}, {})[0]
+
+
+def test_prose_gives_way_to_the_papers_columns(pages: Any) -> None:
+    cards = {slug: found.CARD for slug, found in papers().items()}
+    assert "Reported" not in "".join(pages.reported(cards["unireplknet"], ["unireplknet_a"]))
+    assert cards["unireplknet"].caveat in pages.reported(cards["unireplknet"], ["unireplknet_a"])[0]
+    assert "Reported with Faster" in pages.reported(cards["fdconv"], ["fdconv_resnet18"])[0]
+    assert pages.reported(cards["minspnet"], ["minspnet_small"]) == [pages.UNREPORTED, ""]
+    assert "timm's own" in "".join(pages.reported(cards["ghostnetv2"], ["ghostnetv2_100"]))
 
 
 @pytest.mark.parametrize(

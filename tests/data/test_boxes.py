@@ -146,7 +146,7 @@ def test_what_was_written_is_read(tmp_path: Path, form: str, style: str) -> None
                 target.corners, np.reshape([box for _, box in boxes], (-1, 4)), atol=1e-3
             )
             assert set(np.flatnonzero(row)) == set(target.labels.tolist())
-    assert any("no box" in note for note in data.notes)
+    assert any("no box" in remark.text for remark in data.remarks)
     assert data.fingerprint() == open_dataset(tmp_path).fingerprint()
 
 
@@ -182,7 +182,7 @@ def test_what_can_be_repaired_is_and_is_said(tmp_path: Path, case: str) -> None:
     data = open_dataset(tmp_path)
     import re
 
-    assert any(re.search(message, note) for note in data.notes), data.notes
+    assert any(re.search(message, remark.text) for remark in data.remarks), data.remarks
     if case == "unnamed":
         assert data.classes == ["cat", "dog", "9"]
         assert data.class_ids == [3, 7, 9]
@@ -291,17 +291,18 @@ def test_annotations_and_images_without_each_other(tmp_path: Path) -> None:
     voc(tmp_path)
     (tmp_path / "JPEGImages/train1.png").unlink()
     (tmp_path / "Annotations/train2.xml").unlink()
-    notes = "\n".join(open_dataset(tmp_path).notes)
-    assert "1 XML files have no image and are left out: 'train1.xml'" in notes
-    assert "1 images have no XML file and are left out: 'train2.png'" in notes
-    assert "2 names in ImageSets/Main have no annotated image" in notes
+    said = "\n".join(remark.text for remark in open_dataset(tmp_path).remarks)
+    assert "1 XML files have no image and are left out: 'Annotations/train1.xml'" in said
+    assert "1 images have no XML file and are left out: 'JPEGImages/train2.png'" in said
+    assert "2 names in ImageSets/Main have no annotated image" in said
 
 
 def test_two_formats_of_one_task_are_both_named(tmp_path: Path) -> None:
     data = open_dataset(voc(coco(tmp_path)))
     said = "COCO and Pascal VOC; read as COCO: to choose, take the files of the other formats away"
     assert data.format == "COCO"
-    assert any(said in note for note in data.notes)
+    (remark,) = [remark for remark in data.remarks if said in remark.text]
+    assert "Pascal VOC: Annotations/*.xml" in remark.text
 
 
 def test_polygons_of_yolo_become_boxes(tmp_path: Path) -> None:
@@ -317,7 +318,10 @@ def test_polygons_of_yolo_become_boxes(tmp_path: Path) -> None:
 def test_images_without_a_text_file_are_background(tmp_path: Path) -> None:
     yolo(tmp_path)
     (tmp_path / "labels/train/train1.txt").unlink()
-    assert any("nothing is in them: 'train1.png'" in note for note in open_dataset(tmp_path).notes)
+    assert any(
+        "nothing is in them: 'images/train/train1.png'" in remark.text
+        for remark in open_dataset(tmp_path).remarks
+    )
 
 
 def test_boxes_drawn_before_images_were_resized_are_scaled(tmp_path: Path) -> None:
@@ -333,11 +337,20 @@ def test_boxes_drawn_before_images_were_resized_are_scaled(tmp_path: Path) -> No
 def test_repairs_of_boxes() -> None:
     given = [(10, 10, 5, 5), (0, 0, 0, 9), (-20, 0, -1, 9), (50, 30, 70, 39), (0, 0, 60.4, 40),
              (np.nan, 0, 1, 1)]  # fmt: skip
-    whole, remarks = repaired(Boxes.of("a.xml", given, range(6)), HEIGHT, WIDTH)
+    whole, faults = repaired(Boxes.of("a.xml", given, range(6)), HEIGHT, WIDTH)
     assert whole.labels.tolist() == [0, 3, 4]
     assert whole.corners.tolist() == [[5, 5, 10, 10], [50, 30, 60, 39], [0, 0, 60, 40]]
-    assert sorted(r.kind for r in remarks) == ["cut", "empty", "inverted", "outside", "unread"]
-    assert all("a.xml, box" in line for line in summary(remarks))
+    assert sorted(fault.kind for fault in faults) == [
+        "cut",
+        "empty",
+        "inverted",
+        "outside",
+        "unread",
+    ]
+    assert all("a.xml, box" in remark.text and remark.flaw for remark in summary(faults))
+    boxes = {fault.kind: fault.box for fault in faults}
+    assert boxes["inverted"] == (10, 10, 5, 5)  # as it was given
+    assert boxes["unread"] == ()
 
 
 def test_overlap() -> None:

@@ -322,7 +322,8 @@ def test_bad_clips_are_named_and_left_out(root: Path, tmp_path: Path) -> None:
         open_dataset(tmp_path)
     data = open_dataset(tmp_path, max_bad_share=0.5)
     assert [name for name, _ in data.skipped] == ["val/right/1.mp4"]
-    assert any("folders without a clip are left out: 'odd'" in note for note in data.notes)
+    said = [remark.text for remark in data.remarks]
+    assert "1 folders have no clip and are left out: 'odd'" in said
     Image.new("RGB", (8, 8)).save(tmp_path / "train/left/loose.png")
     with pytest.raises(DataError, match=r"loose.png; put the frames of each clip into a folder"):
         open_dataset(tmp_path)

@@ -100,7 +100,9 @@ def test_a_class_that_only_validation_shows_is_said(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     data = open_dataset(tmp_path)
     assert data.classes == ["cat", "sky", "never"]
-    assert any("classes in val without a training image: 'never'" in note for note in data.notes)
+    assert any(
+        "classes in val without a training image: 'never'" in remark.text for remark in data.remarks
+    )
 
 
 def test_panoptic_files_are_no_boxes(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_what_can_be_left_out_is_and_is_said(tmp_path: Path, case: str) -> None:
     what, message = HANDLED[case]
     what(panoptic(tmp_path))
     data = open_dataset(tmp_path)
-    assert any(re.search(message, note) for note in data.notes), data.notes
+    assert any(re.search(message, remark.text) for remark in data.remarks), data.remarks
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {

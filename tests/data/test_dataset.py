@@ -80,7 +80,7 @@ def test_the_test_split_is_never_used_for_choosing(tmp_path: Path) -> None:
         "test": 20,
     }
     assert all(name.startswith("test/") for name in data.test.names)
-    assert any("held out, stratified, seed 0" in note for note in data.notes)
+    assert any("held out, stratified, seed 0" in remark.text for remark in data.remarks)
 
 
 def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_unreadable_files_are_left_out_and_listed(tmp_path: Path) -> None:
         "not an image of a known format",
     ]
     assert not {name for name, _ in data.skipped} & set(data.train.names)
-    assert any("3 of 120 files cannot be read" in note for note in data.notes)
+    assert any("3 of 120 files cannot be read" in remark.text for remark in data.remarks)
 
 
 def test_too_many_unreadable_files_are_fatal(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_empty_class_folders_are_left_out(tmp_path: Path) -> None:
     data = open_dataset(root)
     assert (data.classes, data.empty_classes) == (["a", "c"], ["b"])
     assert data.train.labels.max() == 1
-    assert any("without an image are left out: 'b'" in note for note in data.notes)
+    assert any("without an image are left out: 'b'" in remark.text for remark in data.remarks)
 
 
 def test_a_picture_that_goes_bad_later_is_named(tmp_path: Path) -> None:

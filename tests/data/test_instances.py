@@ -102,7 +102,7 @@ def test_outlines_are_filled(tmp_path: Path, write: Callable[[Path], Path], ids:
 def test_boxes_are_read_unless_outlines_are_asked_for(tmp_path: Path) -> None:
     data = open_dataset(coco(tmp_path))
     assert data.task == "detect"
-    assert any("--task instances" in note for note in data.notes)
+    assert any("--task instances" in remark.text for remark in data.remarks)
 
 
 def change(root: Path, what: Callable[[dict], object]) -> None:
@@ -130,7 +130,7 @@ def test_what_can_be_repaired_is_and_is_said(tmp_path: Path, case: str) -> None:
     what, message = HANDLED[case]
     change(coco(tmp_path), what)
     data = open_dataset(tmp_path, task="instances")
-    assert any(re.search(message, note) for note in data.notes), data.notes
+    assert any(re.search(message, remark.text) for remark in data.remarks), data.remarks
     assert all(len(t.read()) == len(t) for s in data.splits.values() for t in s.targets)
 
 
@@ -202,7 +202,7 @@ def test_numbered_objects(tmp_path: Path, style: str, classes: list[str]) -> Non
     if style == "splits":
         assert set(data.splits) == {"train", "val"}
     if style != "classes":
-        assert any("1 images have no object" in note for note in data.notes)
+        assert any("1 images have no object" in remark.text for remark in data.remarks)
 
 
 def test_lists_say_the_splits_and_a_file_the_class(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_names_and_what_counts_for_nothing(tmp_path: Path) -> None:
     assert data.class_ids == [0, 2]
     mask = data.train.targets[0].read()
     assert set(np.unique(mask)) == {0, 1, VOID}
-    assert any("count for nothing" in note for note in data.notes)
+    assert any("count for nothing" in remark.text for remark in data.remarks)
 
 
 def test_names_by_colour(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_masks_without_an_image_are_named(tmp_path: Path) -> None:
     (tmp_path / "val/images/val2.jpg").unlink()
     found = inspect_dataset(tmp_path)
     assert found.samples == {"train": 4, "val": 3}
-    said = "1 masks have no image and are left out: 'val/masks/val2.png'"
-    assert said in found.warnings
-    assert said not in found.notes
+    said = "1 masks have no image of their own and are left out: 'val/masks/val2.png'"
+    assert said in found.to_dict()["warnings"]
+    assert said not in found.to_dict()["notes"]
 
 
 def with_boxes(root: Path, stems: Sequence[str]) -> Path:
@@ -177,7 +177,8 @@ def with_boxes(root: Path, stems: Sequence[str]) -> Path:
 def test_masks_and_boxes_are_both_named(tmp_path: Path, stems: str) -> None:
     found = inspect_dataset(with_boxes(tmp_path, stems))
     assert found.task == "segment"
-    (said,) = [line for line in found.warnings if "more than one format" in line]
+    lines = [remark.text for remark in found.warnings]
+    (said,) = [line for line in lines if "more than one format" in line]
     assert "mask folders and YOLO; read as mask folders" in said
     assert "`--task detect` reads it as YOLO" in said
 

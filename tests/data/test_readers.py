@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sinet.data import open_dataset
+from sinet.data import open_dataset, read_image
 from sinet.data.readers import readers
 from sinet.data.readers._layout import SPLITS
 from sinet.errors import DataError, UsageError
@@ -48,7 +48,7 @@ def check_round_trip(root: Path, ids: list[int | str], each: int = 3) -> None:
         same = [i for i in range(len(part)) if np.array_equal(part.image(i, 1)[..., 0], pixels)]
         assert [data.class_ids[part.labels[i]] for i in same] == [key]
     assert (data.channels, data.multilabel, data.skipped) == (1, False, [])
-    assert str(len(ids)) in data.notes[0]
+    assert str(len(ids)) in data.remarks[0].text
 
 
 @pytest.mark.parametrize("kind", WITH_TEXT_IDS)
@@ -118,7 +118,7 @@ def test_folders_list_images_below_and_name_what_they_ignore(tmp_path: Path) -> 
     opened = open_dataset(root)
     assert len(opened.train) == len(opened.val) == 6
     assert opened.train.names[0].startswith("train/a/images/")
-    assert any("1 .txt" in note for note in opened.notes)
+    assert any("1 .txt" in remark.text for remark in opened.remarks)
 
 
 def test_wrapped_folders_are_found(tmp_path: Path) -> None:
@@ -145,7 +145,9 @@ def test_parquet_rows_without_label_are_left_out(tmp_path: Path) -> None:
     parquet(tmp_path, [*samples([0, 1], ("train",)), *samples([-1], ("test",))])
     data = open_dataset(tmp_path)
     assert set(data.splits) == {"train", "val"}
-    assert any("3 rows without a label" in note for note in data.notes)
+    (said,) = [remark for remark in data.remarks if "rows have no label" in remark.text]
+    assert said.text.startswith("3 rows have no label and are left out: 'test-00000-of-00001.parq")
+    assert read_image(said.spots[2].item, 1)[1, 0, 0] == 2  # the third of the test pictures
 
 
 def test_parquet_lists_are_several_labels(tmp_path: Path) -> None:
@@ -323,4 +325,4 @@ def test_csv_and_folders_together_are_said_aloud(tmp_path: Path) -> None:
     folders(tmp_path, samples(["c", "d"], ("train",)))
     data = open_dataset(tmp_path)
     assert data.classes == ["a", "b"]
-    assert any("it also looks like class folders" in note for note in data.notes)
+    assert any("it also looks like class folders" in remark.text for remark in data.remarks)

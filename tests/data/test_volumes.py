@@ -77,7 +77,8 @@ def test_a_decathlon_list_is_read(brain: Path) -> None:
     assert data.class_ids == [0, 1, 2]
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 4, "val": 2}
     assert data.channels == 1
-    assert any("without a label" in note for note in data.notes)
+    said = "1 volumes have no label and are left out: './imagesTs/unlabelled.nii.gz'"
+    assert said in [remark.text for remark in data.remarks]
     assert (data.val.targets[0].read() == volume(4)[1]).all()
     assert data.val.image(0).dtype == np.uint8
 
@@ -185,7 +186,8 @@ def test_other_spacings_are_said(tmp_path: Path) -> None:
     coarse = AFFINE @ np.diag([1, 1, 2.0, 1])
     for name, array in zip(("imagesTr", "labelsTr"), volume(2), strict=True):
         save(tmp_path / name / "case2.nii.gz", array, coarse)
-    (note,) = [note for note in open_dataset(tmp_path).notes if "spacing" in note]
+    notes = [remark.text for remark in open_dataset(tmp_path).remarks]
+    (note,) = [note for note in notes if "spacing" in note]
     assert note.startswith("1 of 6 volumes do not have the median spacing, 2 x 1 x 3 mm")
     assert "imagesTr/case2.nii.gz with 2 x 1 x 6 mm" in note
 
@@ -196,7 +198,7 @@ def test_label_maps_without_a_volume_are_said(tmp_path: Path) -> None:
     save(tmp_path / "labelsTr/case0_seg.nii.gz", volume()[1])  # a second one of case0
     data = open_dataset(tmp_path)
     assert len(data.train) + len(data.val) == CASES
-    (note,) = [note for note in data.notes if "left out" in note]
+    (note,) = [remark.text for remark in data.remarks if "left out" in remark.text]
     assert note.startswith("2 label maps have no volume of their own")
     assert "labelsTr/alone.nii.gz" in note
 

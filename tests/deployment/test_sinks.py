@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sinet.deployment.sinks import Drawings, Folder, Screen, sinks_for
 from sinet.errors import UsageError
 from sinet.tasks.signatures import Described, Result, signature
 from sinet.tasks.signatures.detect import Detections
+from sinet.tasks.signatures.hyperspectral import Scene
 from sinet.tasks.signatures.instances import Instances
 from sinet.tasks.signatures.segment import Segmentation
 
@@ -201,6 +203,27 @@ def test_drawings_of_pictures_and_videos(tmp_path: Path) -> None:
     fed(Drawings(tmp_path), still(found("segment")), *frames, unread("segment"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "clip.mp4"]
     assert length(tmp_path / "clip.mp4").frames == 4
+
+
+def test_sources_that_share_a_name_are_kept_apart(tmp_path: Path) -> None:
+    sources = ["a/x.png", "b/x.jpg", "b/x.v2.jpg", "c/x-2.png", "c/X.png", "a/x.png"]
+    fed(Drawings(tmp_path), *[still(found("segment", source)) for source in sources])
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["X-4.png", "x-2-2.png", "x-2.png", "x-3.png", "x.png"]
+
+
+def test_answers_in_files_are_kept_apart_too(tmp_path: Path) -> None:
+    scenes = [Scene(f"{folder}/x.npy", np.zeros((4, 5), np.uint8), facts("hyperspectral"))
+              for folder in "ab"]  # fmt: skip
+    fed(Folder(tmp_path), *map(still, scenes))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_videos_that_share_a_name_are_kept_apart(tmp_path: Path) -> None:
+    frames = [moving(found("segment"), i) for i in range(2)]
+    other = [replace(frame, source="b/clip.avi") for frame in frames]
+    fed(Drawings(tmp_path), *frames, *other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip-2.mp4", "clip.mp4"]
 
 
 def test_a_picture_is_read_once_and_only_if_it_is_wanted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from typer.testing import CliRunner
 from sinet.cli import guarded
 from sinet.cli.export import export
 from sinet.cli.predict import predict
+from sinet.deployment.artifact import make_artifact
 from sinet.deployment.predictor import Predictor
+from sinet.training.recipe import Recipe
 from sinet.training.trained import Trained
 
-from .making import CLASSES, IDS, make_file, pictures
+from .making import CLASSES, IDS, make_file, make_trained, pictures
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,17 @@ def test_export_of_a_training(app: typer.Typer, trained: Trained, tmp_path: Path
     found = Predictor(out, engine).run(images)["probabilities"]
     expected = Predictor(trained.folder, "torch").run(images)["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_the_second_look_is_in_the_file(tmp_path: Path) -> None:
+    plain, images = make_trained(tmp_path), pictures(2, 60, 60)
+    once = Predictor(tmp_path, "torch").run(images, raw=True)["logits"]
+    replace(plain, recipe=Recipe(tta=True)).save()
+    file = make_artifact(tmp_path, tmp_path / "m.onnx")
+    twice = Predictor(tmp_path, "torch").run(images, raw=True)["logits"]
+    found = Predictor(file).run(images, raw=True)["logits"]
+    np.testing.assert_allclose(found, twice, atol=1e-3)
+    assert np.abs(found - once).max() > 0.1
 
 
 def test_export_of_int8_calibrates_on_data(

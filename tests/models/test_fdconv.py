@@ -14,7 +14,8 @@ from .tester import ModelTester, images
 
 class TestFDConv(ModelTester):
     module = "fdconv"
-    # the card's counts are of backbones: 11,745,712 and 27,155,152, without the classifier
+    # the counts of the authors' code are of backbones: 11,745,712 and 27,155,152, without the
+    # classifier; the paper prints what a detector has more, and no multiply-adds of a classifier
     figures: ClassVar = {
         "fdconv_test": (177_576, None),
         "fdconv_resnet18": (11_745_712 + 513_000, None),

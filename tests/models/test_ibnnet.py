@@ -20,6 +20,7 @@ from .tester import ModelTester, create, images
 
 class TestIBNNet(ModelTester):
     module = "ibnnet"
+    # the authors print errors only; multiply-adds are given where their code was counted
     # DenseNet-121: convolutions and the classifier; the 2.87 G of other counts include its norms
     figures: ClassVar = {
         "ibn_test": (133_816, None),
@@ -38,6 +39,9 @@ class TestIBNNet(ModelTester):
         "densenet121_ibn_a": (7_978_856, 2.834e9),
         "densenet169_ibn_a": (14_149_480, None),
     }
+    no_drop_path: ClassVar = dict.fromkeys(
+        ("densenet121_ibn_a", "densenet169_ibn_a"), "maps are concatenated: none can be left out"
+    )
 
 
 DENSE = {"growth_rate": 8, "block_config": (4, 3, 3, 2)}

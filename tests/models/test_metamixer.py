@@ -26,7 +26,7 @@ from .tester import ModelTester, create, images, lively
 class TestFFNet(ModelTester):
     module = "metamixer"
     # the training form, which has a second kernel beside each of 7 x 7; the published multiply-adds
-    # are those of the merged form and are checked below
+    # are those of the merged form: all in tests/papers/test_published.py, two more closely below
     figures: ClassVar = {
         "ffnet_test": (402_872, None),
         "ffnet_1": (13_775_656, 3_000_681_472),

@@ -20,6 +20,7 @@ class TestMinspnet(ModelTester):
         "minspnet_medium": (2_495_532, None),
         "minspnet_large": (6_080_204, None),
     }
+    no_drop_path: ClassVar = {"minspnet_minimal": "as the article draws it, without options"}
 
 
 def test_minimal_is_the_article_layer_by_layer() -> None:

@@ -31,6 +31,7 @@ class TestSimplenet(ModelTester):
         "simplenetv1_9m_m2": (9_508_968, 3.555e9),
     }
     size = 32
+    no_drop_path: ClassVar = dict.fromkeys(figures, "no layer has a way around it")
     odd = 40  # poolings round down and strides up, see the test of odd maps below
 
     def side(self, size: int, reduction: int) -> int:

@@ -20,7 +20,9 @@ class TestSnn(ModelTester):
         "snn_mlp": (535_818, 535_040),
         "snn_cnn": (6_609_674, 37.4e6),
     }
+    no_drop_path: ClassVar = dict.fromkeys(figures, "no layer has a way around it")
     size = 28
+    last_map = ()
     fixed_size = True
     oblong = ()
 
@@ -32,6 +34,11 @@ class TestSnn(ModelTester):
         if name == "snn_cnn":
             kwargs = {"in_chans": 1, **kwargs}
         return super().create(name, **kwargs)
+
+    def test_maps_of_every_variant(self, variant: str) -> None:
+        with pytest.raises(UsageError, match=f"{variant} is fully connected and has no maps"):
+            self.shapes(variant, features_only=True)
+        assert self.shapes(variant)(self.shape_of_images()).shape == (1, 10)
 
     @pytest.mark.parametrize("odd", [False])
     def test_features_only_agrees_with_feature_info(self, name: str, odd: bool) -> None:

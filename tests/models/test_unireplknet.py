@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import pytest
@@ -19,7 +20,7 @@ from .tester import ModelTester, create, images, lively
 class TestUniRepLKNet(ModelTester):
     module = "unireplknet"
     # the training form, whose dilated branches count; the published multiply-adds are those of the
-    # merged form and are checked below
+    # merged form: all in tests/papers/test_published.py, two more closely below
     figures: ClassVar = {
         "unireplknet_test": (151_638, None),
         "unireplknet_a": (4_649_060, 674_684_480),
@@ -98,6 +99,76 @@ def test_large_kernels_are_few() -> None:
     large = [[isinstance(b.dw, DilatedReparam) for b in s if isinstance(b, Block)]
              for s in model.stages]  # fmt: skip
     assert large == [[False] * 3, [True] * 3, [True, False] * 9, [True] * 3]
+
+
+def dense(**options: object) -> nn.Module:
+    """Maps behind norms of their own, which do something here."""
+    return create("unireplknet_test", features_only=True, feature_norms=True, **options)
+
+
+def test_feature_norms_stand_behind_the_maps_only() -> None:
+    x = images(1, 3, 64, 80)
+    plain = create("unireplknet_test", features_only=True)(x)
+    model = dense()
+    norms = model.model.norms
+    for found, before, norm in zip(model(x), plain, norms, strict=True):
+        torch.testing.assert_close(found, norm(before), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(found, before, atol=1e-2)
+    assert create("unireplknet_test").norms is None
+
+
+def test_feature_norms_of_some_maps() -> None:
+    x, model = images(1), dense(out_indices=(0, -2))
+    info = model.feature_info
+    assert [m.shape[1:] for m in model(x)] == [(16, 16, 16), (32, 4, 4)]
+    assert (info.channels(), info.reduction()) == ([16, 32], [4, 16])
+    torch.testing.assert_close(model(x), dense()(x)[::2])
+    assert not any(name.startswith("model.stages.3") for name in model.state_dict())
+    with pytest.raises(UsageError, match=r"has the feature maps 0 to 3$"):
+        dense(out_indices=(0, 4))
+
+
+BACK = (
+    (r"^stem\.", "downsample_layers.0."),
+    (r"^stages\.([1-3])\.0\.", r"downsample_layers.\1."),
+    (r"^norms\.", "norm"),
+    (r"\.dw\.branches\.(k\d+_\d+)\.(conv|bn)\.", r".dwconv.dil_\2_\1."),
+    (r"\.dw\.origin\.conv\.", ".dwconv.lk_origin."),
+    (r"\.dw\.origin\.bn\.", ".dwconv.origin_bn."),
+    (r"\.dw\.", ".dwconv."),
+    (r"\.se\.fc1\.", ".se.down."),
+    (r"\.se\.fc2\.", ".se.up."),
+    (r"(\.\d)\.fc1\.", r"\1.pwconv1.1."),
+    (r"(\.\d)\.fc2\.", r"\1.pwconv2.0."),
+    (r"(\.\d)\.bn\.", r"\1.pwconv2.2."),
+    (r"\.grn\.weight$", ".act.1.gamma"),
+    (r"\.grn\.bias$", ".act.1.beta"),
+)
+"""Our names -> the authors'."""
+
+
+def authors_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The network's state as the authors' files have it."""
+    state = {}
+    for name, value in model.state_dict().items():
+        for pattern, theirs in BACK:
+            name = re.sub(pattern, theirs, name)
+        # the first place of stages 2-4 is the downsampling here
+        name = re.sub(r"^stages\.([1-3])\.(\d+)", lambda m: f"stages.{m[1]}.{int(m[2]) - 1}", name)
+        state[name] = value.reshape(1, 1, 1, -1) if ".act.1." in name else value
+    return state
+
+
+def test_authors_network_for_dense_prediction_loads() -> None:
+    """It has norm0 .. norm3 and no head."""
+    model, x = dense(), images(1)
+    expected, state = model(x), authors_state(model.model)
+    assert {"norm0.weight", "norm3.bias", "stages.2.1.dwconv.weight"} <= state.keys()
+    assert "stages.1.0.dwconv.dil_conv_k5_1.weight" in state
+    assert not any(name.startswith(("head", "norm.")) for name in state)
+    other = timm.create_model("unireplknet_test", features_only=True, feature_norms=True).eval()
+    load_state(other.model, state, "the authors' file")
+    torch.testing.assert_close(other(x), expected)
 
 
 def test_a_kernel_without_branches_is_refused() -> None:

@@ -2,7 +2,8 @@
 
 Inherit `ModelTester` in `tests/models/test_<module>.py` with the family's published figures; what a
 family cannot do is said there by a flag, and the flag is tested too. Checks that need a whole
-network run on the family's variants of less than a million parameters, of which it must have one.
+network run on the family's variants of less than a million parameters, of which it must have one;
+the rest run on every variant, where numbers do not matter without its weights.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import DropPath
 from timm.models import group_parameters, save_for_hf
 from timm.utils import reparameterize_model
 from torch import nn
@@ -30,6 +32,10 @@ from sinet.models import load_weights
 
 SMALL, LARGE = 1_000_000, 60_000_000
 """Parameters below which a variant gets the whole battery, and above which only shapes are run."""
+BANDS = 5
+"""Image channels of the checks that run shapes only."""
+NOTHING = 1e-4
+"""Weights of this size start at next to nothing because they multiply or shift something else."""
 
 
 def families() -> dict[str, list[str]]:
@@ -43,16 +49,25 @@ def families() -> dict[str, list[str]]:
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """Give whatever starts as a constant a random state.
+    """Give whatever starts as a constant a random state, and weights that start small more.
 
-    Norms then have something to fold, and branches behind a layer scale of 1e-6 are heard.
+    Norms then have something to fold, branches behind a layer scale of 1e-6 are heard, and what
+    comes out at the end still depends on the image.
     """
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            weight = module.weight.data
+            size, usual = weight.square().mean().sqrt().item(), (2 * weight[0].numel()) ** -0.5
+            if size > NOTHING:
+                weight *= max(1.0, usual / size)
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         vector = value.numel() == max(value.shape, default=1) and value.is_floating_point()
         if not vector or not (value == value.flatten()[:1]).all():
             continue
-        # `features_only` writes `stages_0` or `body.stages.0` for `stages.0`, and omits the head
-        seed = zlib.crc32(name.removeprefix("body.").replace(".", "_").encode())
+        # `features_only` writes `stages_0`, `body.stages.0` or `model.stages.0` for `stages.0`, and
+        # omits the head
+        plain = name.removeprefix("body.").removeprefix("model.")
+        seed = zlib.crc32(plain.replace(".", "_").encode())
         generator = torch.Generator().manual_seed(seed)
         if name.endswith(("bias", "running_mean")):
             value.data.normal_(0, 0.1, generator=generator)
@@ -71,6 +86,16 @@ def images(batch: int = 2, channels: int = 3, height: int = 64, width: int = 64)
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
+def classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The last layers; a network that was distilled has two."""
+    found = model.get_classifier()
+    return tuple(found) if isinstance(found, (tuple, nn.ModuleList)) else (found,)
+
+
+def drop_paths(model: nn.Module) -> list[DropPath]:
+    return [module for module in model.modules() if isinstance(module, DropPath)]
+
+
 class ModelTester:
     """`variant` runs over all names of the family, `name` over the small ones (see conftest)."""
 
@@ -85,6 +110,12 @@ class ModelTester:
     """Odd and oblong (height, width) that must work."""
     odd: ClassVar[int] = 75
     """Another side at which the maps of `features_only` are checked."""
+    no_drop_path: ClassVar[dict[str, str]] = {}
+    """Names that refuse `drop_path_rate`, each with the reason."""
+    last_map: ClassVar[tuple[int, ...]] = (2, 2)
+    """Height and width of a map that the head takes, none if it takes vectors."""
+    drop_path_after_last: ClassVar[bool] = False
+    """The rate is that of a block after the last one, so that the last has less."""
 
     @classmethod
     def variants(cls) -> list[str]:
@@ -99,6 +130,16 @@ class ModelTester:
         if self.fixed_size:
             kwargs = {"img_size": self.size, **kwargs}
         return create(name, **kwargs)
+
+    def shapes(self, name: str, **kwargs: Any) -> nn.Module:
+        """The network without its weights, for as many channels as no network has by default."""
+        options = {"img_size": self.size} if self.fixed_size else {}
+        with torch.device("meta"):
+            model = timm.create_model(name, in_chans=BANDS, num_classes=10, **options, **kwargs)
+        return model.eval()  # type: ignore[no-any-return]
+
+    def shape_of_images(self) -> torch.Tensor:
+        return torch.empty(1, BANDS, self.size, self.size, device="meta")
 
     def images(self, batch: int = 2, channels: int = 3, *shape: int) -> torch.Tensor:
         height, width = shape or (self.size, self.size)
@@ -144,6 +185,40 @@ class ModelTester:
         for layer in (last,) if isinstance(last, str) else last:
             assert model.get_submodule(layer).weight.shape[0] == cfg["num_classes"]
         assert cfg.get("fixed_input_size", False) == self.fixed_size
+
+    def test_maps_of_every_variant(self, variant: str) -> None:
+        backbone = self.shapes(variant, features_only=True)
+        info = backbone.feature_info
+        maps = backbone(self.shape_of_images())
+        for level, channels, reduction in zip(maps, info.channels(), info.reduction(), strict=True):
+            side = self.side(self.size, reduction)
+            assert level.shape == (1, channels, side, side)
+
+    def test_classifier_of_every_variant(self, variant: str) -> None:
+        model = self.shapes(variant)
+        assert {layer.weight.shape[0] for layer in classifiers(model)} == {10}
+        model.reset_classifier(7)
+        assert model.num_classes == 7
+        assert {layer.weight.shape[0] for layer in classifiers(model)} == {7}
+        last = torch.empty(1, model.num_features, *self.last_map, device="meta")
+        assert model.forward_head(last).shape == (1, 7)  # the new layer is where the network is
+
+    def test_drop_path_grows_linearly(self, variant: str) -> None:
+        if variant in self.no_drop_path:
+            with pytest.raises(UsageError, match=f"{variant} has no stochastic depth"):
+                self.shapes(variant, drop_path_rate=0.3)
+            return
+        layers = drop_paths(self.shapes(variant, drop_path_rate=0.3))
+        rates = [layer.drop_prob for layer in layers]
+        assert rates == sorted(rates)
+        steps = np.diff(sorted({0.0, *rates}))
+        np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+        assert rates[-1] + self.drop_path_after_last * steps[0] == pytest.approx(0.3)
+
+    def test_logits_depend_on_the_image(self, name: str) -> None:
+        """Else all that follows would compare constants."""
+        one, other = self.create(name)(self.images(2))
+        assert (one - other).abs().max() > 1e-3 * one.abs().max()
 
     def test_wrong_size_is_explained(self, name: str) -> None:
         if not self.fixed_size:
@@ -236,6 +311,35 @@ class ModelTester:
         model.train()
         assert not model.forward_head(hidden).equal(model.forward_head(hidden))
 
+    def test_drop_path_only_while_training(self, name: str) -> None:
+        if name in self.no_drop_path:
+            return  # see test_drop_path_grows_linearly
+        model, x = self.create(name, drop_path_rate=0.5), self.images(16)
+        assert model(x).equal(model(x))
+        assert not drop_paths(self.create(name))
+        for layer in drop_paths(model):
+            layer.train()
+        assert not model(x).equal(model(x))
+
+    def test_dropped_branch_leaves_the_shortcut(self, name: str) -> None:
+        """A path that drops without a way around it would make all images the same."""
+        if name in self.no_drop_path:
+            return  # see test_drop_path_grows_linearly
+        model, x = self.create(name, drop_path_rate=0.5), self.images(2)
+        for layer in drop_paths(model):
+            layer.train().drop_prob = 1.0
+            with torch.inference_mode():
+                one, other = model(x)
+            assert not torch.allclose(one, other, atol=1e-4, rtol=1e-4)
+            layer.eval()
+
+    def test_channels_last(self, name: str) -> None:
+        x = self.images()
+        expected = self.create(name)(x)
+        model = self.create(name).to(memory_format=torch.channels_last)
+        found = model(x.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
     @pytest.mark.parametrize("odd", [False, True])
     def test_features_only_agrees_with_feature_info(self, name: str, odd: bool) -> None:
         if odd and self.fixed_size:
@@ -288,11 +392,11 @@ class ModelTester:
         torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
 
     def test_reparameterize_changes_no_output(self, name: str) -> None:
-        model, x = self.create(name), self.images()
+        model, x = self.create(name).double(), self.images().double()
         fused = reparameterize_model(model)
         assert not any(isinstance(m, ConvNorm) for m in fused.modules())
         with torch.inference_mode():
-            torch.testing.assert_close(fused(x), model(x), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(fused(x), model(x), atol=1e-9, rtol=1e-9)
 
     def test_weights_round_trip(self, name: str, tmp_path: Path) -> None:
         model = self.create(name)

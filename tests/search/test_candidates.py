@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sinet.errors import UsageError
 from sinet.measurement.latency import Latency
 from sinet.measurement.profile import DeviceProfile
 from sinet.models.spec import ModelSpec
@@ -118,6 +120,20 @@ def test_near_misses_are_nearest_first() -> None:
     assert [c.excess(budget) for c in misses] == pytest.approx([1.32, 1.5, 3.3])
 
 
+def test_a_second_look_is_paid_for() -> None:
+    options: Any = {"image_hw": (64, 64), "threads": 1, "cache": False}
+    once, twice = (
+        time_candidates([OTHER], Budget(), mirrored=mirrored, **options)[0]
+        for mirrored in (False, True)
+    )
+    assert twice.macs == 2 * once.macs
+    assert twice.params == once.params
+    assert once.latency is not None
+    assert twice.latency is not None
+    assert twice.latency.median_ms > 1.2 * once.latency.median_ms
+    assert twice.file_mb < 1.3 * once.file_mb  # the same weights
+
+
 def test_a_profile_answers_for_another_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +148,8 @@ def test_a_profile_answers_for_another_device(
         ("minspnet_test", "fp32"), ("minspnet_test", "int8")
     ]  # fmt: skip
     assert all(c.fits for c in found)
+    with pytest.raises(UsageError, match="leave out tta=true or --profile"):
+        time_candidates(asked, Budget(), image_hw=(32, 32), profile=read, mirrored=True)
 
 
 @pytest.mark.parametrize("image_size", [28, 32, 64, 100, 224, 1000])

@@ -172,8 +172,9 @@ def test_networks_become_files(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(corners, expected["corners"].numpy(), atol=0.05)
 
 
-def test_two_stages_become_a_file(tmp_path: Path) -> None:
-    network = settled(build("faster_rcnn", width=16), (64, 96))
+@pytest.mark.parametrize("roi", ["align", "hroie"])
+def test_two_stages_become_a_file(tmp_path: Path, roi: str) -> None:
+    network = settled(build("faster_rcnn", width=16, roi=roi), (64, 96))
     network.rpn.head.cls_logits.weight.data *= 20  # proposals that differ
     file = export_network(network, (64, 96), 3, tmp_path / "x.onnx", ("logits", "corners"))
     session = ort.InferenceSession(str(file))

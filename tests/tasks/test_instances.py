@@ -21,6 +21,7 @@ from sinet.data.preprocess import Preprocess, PreprocessModule
 from sinet.data.regions import Region
 from sinet.deployment.export import assemble, export_network
 from sinet.deployment.metadata import Metadata
+from sinet.errors import UsageError
 from sinet.measurement.bench import settled
 from sinet.measurement.cost import cost
 from sinet.models.spec import ModelSpec
@@ -68,9 +69,9 @@ def build(name: str = "mask_rcnn", **options: object) -> nn.Module:
     return ModelSpec(name, 64, {"backbone": "sinet_test", "width": 16, **options}).create(2)
 
 
-def lively(name: str) -> nn.Module:
+def lively(name: str, **options: object) -> nn.Module:
     """A network whose proposals, classes and masks differ as those of a trained one do."""
-    network = settled(build(name), (64, 96))
+    network = settled(build(name, **options), (64, 96))
     network.rpn.head.cls_logits.weight.data *= 20
     network.rpn.head.bbox_pred.weight.data *= 5
     network.roi_heads.box_predictor.cls_score.weight.data *= 5
@@ -131,9 +132,17 @@ def test_an_image_without_objects_teaches_too() -> None:
     assert loss.isfinite()
 
 
-def test_unetpp_as_the_neck_learns() -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mask_rcnn_pp", {}),
+        ("mask_rcnn", {"neck": "catnet", "stages": 1, "roi": "hroie"}),
+        ("mask_rcnn", {"roi": "hroie"}),
+    ],
+)
+def test_other_necks_and_extractors_learn(name: str, options: dict[str, object]) -> None:
     task = TestInstances().make()
-    task.network = build("mask_rcnn_pp")
+    task.network = build(name, **options)
     loss = task.training_step(TestInstances().batch(task, 2), 0)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in task.network.parameters())
@@ -208,9 +217,10 @@ def test_the_file_says_what_the_model_says(tmp_path: Path, size: tuple[int, int]
     assert result.masks.shape == (len(result.scores), *size)
 
 
+@pytest.mark.parametrize("roi", ["align", "hroie"])
 @pytest.mark.parametrize("name", ["mask_rcnn", "mask_rcnn_pp"])
-def test_networks_become_files(tmp_path: Path, name: str) -> None:
-    network, names = lively(name), signature(facts()).raw
+def test_networks_become_files(tmp_path: Path, name: str, roi: str) -> None:
+    network, names = lively(name, roi=roi), signature(facts()).raw
     assert cost(network, (64, 96)).macs > 1e7
     file = export_network(network, (64, 96), 3, tmp_path / "x.onnx", names)
     session = ort.InferenceSession(str(file))
@@ -225,8 +235,9 @@ def test_networks_become_files(tmp_path: Path, name: str) -> None:
             np.testing.assert_allclose(one[0], other[i].numpy(), atol=2e-3)
 
 
-def test_the_fixed_regions_are_those_of_torchvision() -> None:
-    network = lively("mask_rcnn")
+@pytest.mark.parametrize("roi", ["align", "hroie"])
+def test_the_fixed_regions_are_those_of_torchvision(roi: str) -> None:
+    network = lively("mask_rcnn", roi=roi)
     network.rpn._pre_nms_top_n = {"testing": 2 * network.proposals}
     network.rpn._post_nms_top_n = {"testing": network.proposals}
     x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -243,9 +254,10 @@ def test_the_fixed_regions_are_those_of_torchvision() -> None:
             torch.testing.assert_close(crops, same, atol=1e-5, rtol=0)
 
 
-def test_the_fixed_answers_are_those_of_torchvision() -> None:
+@pytest.mark.parametrize("roi", ["align", "hroie"])
+def test_the_fixed_answers_are_those_of_torchvision(roi: str) -> None:
     """Its own evaluation of the same regions has the same scores, boxes and masks."""
-    network = lively("mask_rcnn")
+    network = lively("mask_rcnn", roi=roi)
     heads = network.roi_heads
     heads.score_thresh, heads.nms_thresh, heads.detections_per_img = 0.0, 1.0, 1000
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -265,6 +277,15 @@ def test_the_fixed_answers_are_those_of_torchvision() -> None:
         assert gaps.min() < 1e-3
         mask = found[0]["masks"][mine][gaps.argmin(), 0]
         torch.testing.assert_close(mask, masks[i].sigmoid(), atol=1e-4, rtol=0)
+
+
+def test_the_extractor_has_the_papers_levels_and_directions() -> None:
+    heads = build("mask_rcnn", neck="catnet", roi="hroie").roi_heads
+    assert heads.box_roi_pool.strides == heads.mask_roi_pool.strides == (4, 8, 16, 32)  # not P6
+    assert heads.box_roi_pool.direction == "bottom_up"
+    assert heads.mask_roi_pool.direction == "top_down"
+    with pytest.raises(UsageError, match="did you mean 'hroie'"):
+        build(roi="hroi")
 
 
 def test_pasting_is_bilinear_between_centres() -> None:

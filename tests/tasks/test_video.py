@@ -105,13 +105,6 @@ def test_clips_are_blended_as_wholes(mixing: dict[str, float]) -> None:
     assert targets.shape == (8, 2)
 
 
-def test_the_mirrored_clip_is_asked_too() -> None:
-    task = TestVideo().make(tta=True, flip="horizontal").eval()
-    clips = torch.randn(2, 3, 4, 16, 16)
-    both = [task.network(clips).logits, task.network(clips.flip(-1)).logits]
-    torch.testing.assert_close(task.outputs(clips).logits, (both[0] + both[1]) / 2)
-
-
 def test_what_is_tried_and_how_clips_are_seen() -> None:
     data = TestVideo().data()
     usual = [

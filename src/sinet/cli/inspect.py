@@ -68,7 +68,7 @@ def _painter(found: Inspection) -> Painter | None:
 def _show(found: Inspection, out: Path | None) -> None:
     console = Console()
     for note in found.notes:
-        console.print(f"[dim]{escape(note)}[/dim]")
+        console.print(f"[dim]{escape(note.text)}[/dim]")
     table = Table("class", "id", *found.counts, title=escape(found.root))
     for column in table.columns[2:]:
         column.justify = "right"
@@ -86,7 +86,7 @@ def _show(found: Inspection, out: Path | None) -> None:
         )
     )
     for warning in found.warnings:
-        console.print(f"[yellow]![/yellow] {escape(warning)}", soft_wrap=True)
+        console.print(f"[yellow]![/yellow] {escape(warning.text)}", soft_wrap=True)
     if not found.warnings:
         console.print("[green]nothing found that is wrong[/green]")
     if out is not None:

@@ -30,7 +30,10 @@ def predict(
     ] = None,
     draw: Annotated[
         Path | None,
-        typer.Option(help="Folder for the images and videos with the answers drawn on them."),
+        typer.Option(
+            help="Folder for the images and videos with the answers drawn on them: NAME.png or "
+            "NAME.mp4, and NAME-2, NAME-3, ... for further sources of that name."
+        ),
     ] = None,
     show: Annotated[
         bool, typer.Option("--show", help="Show the drawn answers in a window.")

@@ -6,7 +6,6 @@ Corners are (x1, y1, x2, y2) in continuous pixels: the whole image is (0, 0, wid
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -16,19 +15,22 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from sinet.data.masks import palette
+from sinet.data.remarks import Corners, Remark, Spot
 
 SLACK = 1.0
 """Pixels by which a box may leave its image before that is worth a word: annotators round."""
 
 _KINDS = {
-    "unread": "boxes are not four finite numbers and are left out",
-    "inverted": "boxes have their corners the wrong way round; these are swapped",
-    "outside": "boxes lie outside of their image and are left out",
-    "cut": "boxes reach out of their image and are cut at its border",
-    "empty": "boxes have no area and are left out",
-    "few": "outlines have fewer than three points and are left out",
-    "bare": "objects have no outline and are left out",
-}
+    "unread": ("boxes are not four finite numbers and are left out", "box unreadable"),
+    "inverted": ("boxes have their corners the wrong way round; these are swapped",
+                 "corners swapped"),
+    "outside": ("boxes lie outside of their image and are left out", "box outside"),
+    "cut": ("boxes reach out of their image and are cut at its border", "box cut"),
+    "empty": ("boxes have no area and are left out", "box empty"),
+    "few": ("outlines have fewer than three points and are left out", "outline too short"),
+    "bare": ("objects have no outline and are left out", "no outline"),
+}  # fmt: skip
+"""Kind of fault -> in words, and in two words."""
 
 Floats = npt.NDArray[np.float32]
 Carry = Callable[[Image.Image], tuple[Image.Image, tuple[int, int]]]
@@ -37,13 +39,17 @@ _B = TypeVar("_B", bound="Boxes")
 
 
 @dataclass(frozen=True)
-class Remark:
+class Fault:
     """One thing that was wrong with one box."""
 
     kind: str
     """One of `unread`, `inverted`, `outside`, `cut`, `empty`, `few`, `bare`."""
     where: str
     """The file, and which box in it."""
+    box: Corners = ()
+    """As it was given, in pixels; empty where that is no box."""
+    picture: str = ""
+    """The name of the image."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,14 +124,14 @@ class Boxes:
         return replace(self, corners=corners, labels=labels, crowd=crowd, annotations=())
 
 
-def repaired(boxes: Boxes, height: int, width: int) -> tuple[Boxes, list[Remark]]:
+def repaired(boxes: Boxes, height: int, width: int) -> tuple[Boxes, list[Fault]]:
     """Boxes that an image of this size can have, and what was wrong with the given ones.
 
     Corners the wrong way round are swapped, what reaches out is cut; what is no box, lies outside
     or has no area is left out.
     """
     corners = boxes.corners.astype(np.float64)
-    unread = ~np.isfinite(corners).all(1)
+    unread = np.asarray(~np.isfinite(corners).all(1))
     corners[unread] = 0
     low, high = (
         np.minimum(corners[:, :2], corners[:, 2:]),
@@ -145,29 +151,33 @@ def repaired(boxes: Boxes, height: int, width: int) -> tuple[Boxes, list[Remark]
         "cut": (moved > SLACK) & ~gone,
         "empty": empty,
     }
-    remarks = [
-        Remark(kind, f"{boxes.name}, box {i + 1}{_shown(boxes.corners[i])}")
+    faults = [
+        Fault(
+            kind,
+            f"{boxes.name}, box {i + 1}{_shown(boxes.corners[i])}",
+            () if unread[i] else tuple(boxes.corners[i].tolist()),
+        )
         for kind, which in found.items()
         for i in np.flatnonzero(which)
     ]
     fitted = np.concatenate([inside_low, inside_high], 1).astype(np.float32)
-    return replace(boxes, corners=fitted).select(np.flatnonzero(~gone)), remarks
+    return replace(boxes, corners=fitted).select(np.flatnonzero(~gone)), faults
 
 
 def _shown(corners: Floats) -> str:
     return " (" + " ".join(f"{value:g}" for value in corners) + ")"
 
 
-def summary(remarks: Sequence[Remark], first: int = 3) -> list[str]:
-    """One line a kind: how many, and the first of them with their files."""
-    lines = []
-    counts = Counter(remark.kind for remark in remarks)
-    for kind, text in _KINDS.items():
-        if counts[kind]:
-            where = [remark.where for remark in remarks if remark.kind == kind][:first]
-            more = " ..." if counts[kind] > first else ""
-            lines.append(f"{counts[kind]} {text}: {'; '.join(where)}{more}")
-    return lines
+def summary(faults: Sequence[Fault], first: int = 3) -> list[Remark]:
+    """One remark a kind: how many, and the first of them with their files."""
+    remarks = []
+    for kind, (text, short) in _KINDS.items():
+        if some := [fault for fault in faults if fault.kind == kind]:
+            where = "; ".join(fault.where for fault in some[:first])
+            more = " ..." if len(some) > first else ""
+            spots = tuple(Spot(fault.picture, box=fault.box) for fault in some)
+            remarks.append(Remark(f"{len(some)} {text}: {where}{more}", True, short, spots))
+    return remarks
 
 
 def presence(boxes: Sequence[Boxes], classes: int) -> Floats:

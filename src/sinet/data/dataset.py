@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sinet.data.image import ImageError, Pixels, opened, quick_check, read_image
+from sinet.data.remarks import Remark, Spot, listed
 from sinet.data.splitting import stratified
 from sinet.errors import DataError, UsageError
 
@@ -116,8 +117,8 @@ class ImageDataset:
     splits: dict[str, Split]
     channels: int = 3
     """1 if every sampled image is grey, else 3."""
-    notes: list[str] = field(default_factory=list)
-    """What was recognised and decided, to be said aloud."""
+    remarks: list[Remark] = field(default_factory=list)
+    """What was recognised, decided and found, to be said aloud."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of unreadable files that are left out."""
     empty_classes: list[str] = field(default_factory=list)
@@ -173,7 +174,7 @@ class ImageDataset:
             "channels": self.channels,
             "samples": {name: len(split) for name, split in self.splits.items()},
             "per_class": counts,
-            "notes": self.notes,
+            "notes": [remark.text for remark in self.remarks],
             "skipped": [list(pair) for pair in self.skipped],
             "empty_classes": self.empty_classes,
             "fingerprint": self.fingerprint(),
@@ -226,7 +227,8 @@ def open_dataset(
     sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     kind = "labels" if data.multilabel else "classes"
     colour = {1: "grey", 3: "colour"}.get(data.channels, f"{data.channels} channels")
-    data.notes.insert(0, f"{data.format}: {data.num_classes} {kind}, {sizes}, {colour}")
+    recognised = f"{data.format}: {data.num_classes} {kind}, {sizes}, {colour}"
+    data.remarks.insert(0, Remark(recognised))
     return data
 
 
@@ -242,7 +244,8 @@ def _leave_out_unreadable(data: ImageDataset, max_bad_share: float) -> None:
                 data.splits[key] = split.subset(np.array([why is None for why in reasons]))
     if data.skipped:
         check_bad_share(data.skipped, total, max_bad_share)
-        data.notes.append(f"{len(data.skipped)} of {total} files cannot be read and are left out")
+        said = f"{len(data.skipped)} of {total} files cannot be read and are left out"
+        data.remarks.append(Remark(said))  # no flaw here: an inspection names them from `skipped`
 
 
 def check_bad_share(skipped: Sequence[tuple[str, str]], total: int, max_bad_share: float) -> None:
@@ -267,7 +270,9 @@ def _leave_out_empty_classes(data: ImageDataset) -> None:
         data.empty_classes = [data.classes[i] for i in np.flatnonzero(counts == 0)]
         return
     data.empty_classes = [data.classes[i] for i in np.flatnonzero(counts == 0)]
-    data.notes.append(f"classes without an image are left out: {listed(data.empty_classes)}")
+    # no flaw here: an inspection warns of them from `empty_classes`
+    said = f"classes without an image are left out: {listed(data.empty_classes)}"
+    data.remarks.append(Remark(said))
     data.classes = [data.classes[i] for i in keep]
     data.class_ids = [data.class_ids[i] for i in keep]
     for split in data.splits.values():
@@ -299,7 +304,10 @@ def _check_splits(data: ImageDataset) -> None:
                 raise DataError(f"{data.root}: {said}; add training images of them, or take them "
                                 f"out of {name}")  # fmt: skip
             # of many classes in a picture some are rare: that spoils a number, not the training
-            data.notes.append(f"{said}; they cannot be learned, and count as missed")
+            said += "; they cannot be learned, and count as missed"
+            showing = np.flatnonzero(split.labels[:, extra].any(1))
+            spots = tuple(Spot(split.names[i]) for i in showing)
+            data.remarks.append(Remark(said, True, "not in training", spots))
 
 
 def _cut_validation(data: ImageDataset, share: float | None, seed: int) -> None:
@@ -317,10 +325,8 @@ def _cut_validation(data: ImageDataset, share: float | None, seed: int) -> None:
         )
     cut = {"train": base.subset(~held_out), "val": base.subset(held_out)}
     data.splits = {**cut, **data.splits}
-    data.notes.append(
-        f"no validation split: {held_out.sum()} of {len(base)} training images held out, "
-        f"stratified, seed {seed}"
-    )
+    said = f"no validation split: {held_out.sum()} of {len(base)} training images held out"
+    data.remarks.append(Remark(f"{said}, stratified, seed {seed}"))
 
 
 def _all_grey(split: Split, sample: int = 64) -> bool:
@@ -337,9 +343,3 @@ def _all_grey(split: Split, sample: int = 64) -> bool:
         if (image != image[..., :1]).any():
             return False
     return True
-
-
-def listed(names: Sequence[str], limit: int = 10) -> str:
-    """The first names in quotes, and how many there are in all."""
-    more = f" ... ({len(names)} in all)" if len(names) > limit else ""
-    return ", ".join(repr(name) for name in names[:limit]) + more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from sinet.data.dataset import ImageDataset, Split, listed, open_dataset
+from sinet.data.dataset import ImageDataset, Split, open_dataset
 from sinet.data.image import ImageError
+from sinet.data.remarks import Remark, Spot, listed
 
 FEW, IMBALANCE, ODD_ASPECT, ODD_SIZE, TINY = 10, 10.0, 4.0, 4.0, 16
-
-_FLAW = re.compile(
-    r"left out|are swapped|are cut at|have no name and|without a training image"
-    r"|^there is more than one format"
-)
-_TOLD = re.compile(r"cannot be read and|^classes without an image")  # with more detail elsewhere
 
 
 @dataclass
@@ -61,16 +55,19 @@ class Inspection:
     odd: list[tuple[str, str]]
     """(name, why): very long, very small or very large pictures."""
     empty_classes: list[str]
-    notes: list[str]
+    notes: list[Remark]
     """What was recognised and decided, besides what the warnings say."""
-    warnings: list[str] = field(default_factory=list)
-    """What to look at, in plain words, the gravest first."""
+    warnings: list[Remark] = field(default_factory=list)
+    """What to look at, the gravest first."""
     problem: str = ""
     """Why the data set cannot be used as it is, or empty."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "data"}
+        """Plain values, for JSON; of remarks the words."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "data"}
+        for name in ("notes", "warnings"):
+            values[name] = [remark.text for remark in values[name]]
+        return values
 
 
 @dataclass
@@ -145,7 +142,7 @@ def inspect_dataset(
         conflicts=_names([g for g in by_pixels if len({p.label for p in g}) > 1]),
         odd=_odd(good),
         empty_classes=data.empty_classes,
-        notes=[note for note in data.notes if not is_flaw(note)],
+        notes=[remark for remark in data.remarks if not remark.flaw],
     )
     total = len(good) + len(data.skipped)
     if len(data.skipped) > max_bad_share * total:
@@ -155,14 +152,6 @@ def inspect_dataset(
         )
     found.warnings = _warnings(found)
     return found
-
-
-def is_flaw(note: str) -> bool:
-    """Whether a note of a reader is about something wrong: repaired, left out, or doubtful.
-
-    A reader's notes are sentences, so this goes by their words; a test holds them together.
-    """
-    return _FLAW.search(note) is not None and _TOLD.search(note) is None
 
 
 def _look(data: ImageDataset, progress: Callable[[int, int], None] | None) -> list[_Seen]:
@@ -225,38 +214,46 @@ def _odd(pictures: Sequence[_Seen]) -> list[tuple[str, str]]:
     return odd
 
 
-def _warnings(found: Inspection) -> list[str]:
+def _warnings(found: Inspection) -> list[Remark]:
     """The findings that deserve a look, the gravest first."""
     copies = sum(len(group) - 1 for group in found.duplicates)
     groups = [
-        (found.leaked, "{} pictures lie in more than one split, so the accuracy looks too good"),
-        (found.conflicts, "{} pictures have copies with another label"),
-        (found.duplicates, f"{copies} files are exact copies of another"),
-        (found.same_pixels, "{} pictures exist as different files with equal pixels"),
-    ]
+        (found.leaked, "{} pictures lie in more than one split, so the accuracy looks too good",
+         "in two splits"),
+        (found.conflicts, "{} pictures have copies with another label", "labels differ"),
+        (found.duplicates, f"{copies} files are exact copies of another", ""),
+        (found.same_pixels, "{} pictures exist as different files with equal pixels", ""),
+    ]  # fmt: skip
     singles = [
-        (found.unreadable, "{} files cannot be read and are left out"),
-        (found.odd, "{} pictures are unlike the others in size or shape"),
+        (found.unreadable, "{} files cannot be read and are left out", "unreadable"),
+        (found.odd, "{} pictures are unlike the others in size or shape", "odd size"),
     ]
-    lines = [f"{text.format(len(g))}: {_first(g)}" for g, text in groups if g]
-    for named, text in singles:
+    remarks = []
+    for group, text, short in groups:
+        if group:
+            # copies within a split are listed, not drawn: they look like any other picture
+            spots = tuple(Spot(name) for names in group for name in names) if short else ()
+            said = f"{text.format(len(group))}: {_first(group)}"
+            remarks.append(Remark(said, True, short, spots))
+    for named, text, short in singles:
         if named:
             first = "; ".join(f"{name} ({why})" for name, why in named[:3])
-            lines.append(f"{text.format(len(named))}: {first}")
-    lines += filter(is_flaw, found.data.notes)
+            spots = tuple(Spot(name) for name, _ in named)
+            remarks.append(Remark(f"{text.format(len(named))}: {first}", True, short, spots))
+    remarks += [remark for remark in found.data.remarks if remark.flaw]
+    return remarks + [Remark(line, True) for line in _of_classes(found)]
+
+
+def _of_classes(found: Inspection) -> list[str]:
+    """Warnings about classes with few pictures, and about pixel formats."""
+    counts: Mapping[str, int] = dict(zip(found.classes, found.counts["train"], strict=True))
+    least, most = min(counts, key=lambda c: counts[c]), max(counts, key=lambda c: counts[c])
+    lines = []
     if found.empty_classes:
         lines.append(f"classes without a picture: {listed(found.empty_classes)}")
     if len(found.modes) > 1:
         modes = ", ".join(f"{count} {mode}" for mode, count in found.modes.items())
         lines.append(f"different pixel formats: {modes}")
-    return lines + _balance(found)
-
-
-def _balance(found: Inspection) -> list[str]:
-    """Warnings about classes with few pictures."""
-    counts: Mapping[str, int] = dict(zip(found.classes, found.counts["train"], strict=True))
-    least, most = min(counts, key=lambda c: counts[c]), max(counts, key=lambda c: counts[c])
-    lines = []
     if counts[most] > IMBALANCE * counts[least]:
         lines.append(
             f"the classes are unbalanced: {counts[most]} training pictures of {most!r}, "

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from sinet.data.dataset import ImageDataset, Split
 from sinet.data.image import ImageError, Pixels
 from sinet.data.inspection import Inspection
 from sinet.data.preprocess import Preprocess
+from sinet.data.remarks import Corners
 from sinet.files import atomic_path
 
 TILE, GAP, NAME, CAPTION = 96, 6, 190, 30  # pixels
@@ -28,20 +28,6 @@ LEAST = 6  # pixels of a tile that a marked box measures at least, however small
 UNUSED = Preprocess(32, 3, (0.5,) * 3, (0.5,) * 3, fit="stretch")
 """For a task's signature that only draws: it has no say in a picture."""
 
-_BOX = re.compile(r"(?P<source>.+), (?:box|object) \d+(?: \((?P<corners>[^()]*)\))?(?: \.\.\.)?")
-_FAULTS = {
-    "four finite numbers": "box unreadable",
-    "wrong way round": "corners swapped",
-    "outside of their image": "box outside",
-    "reach out": "box cut",
-    "no area": "box empty",
-    "three points": "outline too short",
-    "no outline": "no outline",
-}
-"""Words of what `sinet.data.boxes.summary` says, and what the sheet says for it."""
-
-Corners = tuple[float, ...]
-"""x1, y1, x2, y2 in pixels of the picture, as the file had them."""
 Painter = Callable[[Split, int, Pixels], Image.Image]
 """Draws what a sample shows, such as its boxes, onto its pixels."""
 
@@ -66,6 +52,8 @@ class Suspect:
     """A word or two for each thing that is wrong."""
     boxes: list[Corners] = field(default_factory=list)
     """The boxes that are wrong, as they were given."""
+    item: Path | bytes | None = None
+    """The picture itself where it is in no split."""
 
 
 def painter(task: str, signature: Draws) -> Painter | None:
@@ -121,49 +109,14 @@ def draw_sheet(inspection: Inspection, path: str | Path, paint: Painter | None =
 
 def suspects(found: Inspection) -> dict[str, Suspect]:
     """The pictures to look at by name: the first of each kind of fault, then the second, ..."""
-    kinds: list[list[tuple[str, str, Corners | None]]] = [
-        [(name, "unreadable", None) for name, _ in found.unreadable],
-        *(list(_marked(found.data, line)) for line in found.warnings),
-        [(name, "in two splits", None) for group in found.leaked for name in group],
-        [(name, "labels differ", None) for group in found.conflicts for name in group],
-        [(name, "odd size", None) for name, _ in found.odd],
-    ]
+    kinds = [[(spot, line.short) for spot in line.spots] for line in found.warnings]
     bad: dict[str, Suspect] = {}
-    for name, why, corners in filter(None, chain.from_iterable(zip_longest(*kinds))):
-        suspect = bad.setdefault(name, Suspect())
+    for spot, why in filter(None, chain.from_iterable(zip_longest(*kinds))):
+        suspect = bad.setdefault(spot.name, Suspect())
         suspect.why += [why] if why not in suspect.why else []
-        suspect.boxes += [corners] if corners else []
+        suspect.boxes += [spot.box] if spot.box else []
+        suspect.item = suspect.item or spot.item
     return bad
-
-
-def _marked(data: ImageDataset, line: str) -> Iterator[tuple[str, str, Corners | None]]:
-    """(picture, fault, corners) of the boxes that a finding speaks of; nothing for others."""
-    said, _, listed = line.partition(": ")
-    why = next((short for words, short in _FAULTS.items() if words in said), None)
-    for part in listed.split("; ") if why else ():
-        box = _BOX.fullmatch(part)
-        name = _picture_of(data, box["source"]) if box else None
-        if box and why and name:
-            corners = tuple(float(value) for value in (box["corners"] or "").split())
-            yield name, why, corners if np.isfinite(corners).all() and corners else None
-
-
-def _picture_of(data: ImageDataset, source: str) -> str | None:
-    """The picture whose boxes `labels/train/1.txt` or `instances.json (1.jpg)` holds.
-
-    None where that could be several: no picture is better than a wrong one.
-    """
-    inner = re.search(r"\((.+)\)$", source)
-    stem = PurePosixPath(inner[1] if inner else source).stem
-    words = set(re.split(r"[/ ()]+", source))
-    names = [n for split in data.splits.values() for n in split.names]
-    fits = [
-        (len(words & set(PurePosixPath(name).parts)), name)
-        for name in names
-        if PurePosixPath(name).stem == stem
-    ]
-    best = [name for score, name in fits if score == max(fits)[0]]
-    return best[0] if len(best) == 1 else None
 
 
 def _draw_suspects(
@@ -175,9 +128,12 @@ def _draw_suspects(
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for column, (name, suspect) in enumerate(list(bad.items())[:PER_CLASS]):
         tile = Image.new("RGB", (TILE, TILE), MISSING)
-        if name in places:  # those that cannot be read are in no split
+        if name in places:
             # a wrong box stands alone: right ones may be red by their class
             tile = _tile(*places[name], None if suspect.boxes else paint, suspect.boxes)
+        elif suspect.item:  # what cannot be read, or is not there, is in no split and has none
+            alone = replace(data.train, items=[suspect.item], names=[name], targets=())
+            tile = _tile(alone, 0, None, suspect.boxes)
         _paste(sheet, tile, column, GAP)
         left = NAME + column * PITCH
         why = suspect.why[0] + (f" +{len(suspect.why) - 1}" if suspect.why[1:] else "")

@@ -64,7 +64,7 @@ class BatchAugment:
         x = self._spatial(images, size or self.preprocess.size)
         if self._operations:
             x = self._in_chunks(x.round().to(torch.uint8))
-        return self._erase(self._module.to(x.device).normalise(x))
+        return self.erase(self._module.to(x.device).normalise(x))
 
     def _clips(self, clips: Tensor, size: int) -> Tensor:
         """The same for all frames of a clip, which are its channels where the place is drawn."""
@@ -73,7 +73,7 @@ class BatchAugment:
         if self._operations:
             x = torch.stack([self._chain(clip) for clip in x.round().to(torch.uint8)])
         x = self._module.to(x.device).normalise(x.flatten(0, 1)).unflatten(0, (n, t))
-        return self._erase(x.flatten(1, 2)).view_as(x).transpose(1, 2)
+        return self.erase(x.flatten(1, 2)).view_as(x).transpose(1, 2)
 
     def _spatial(self, images: Tensor, size: int) -> Tensor:
         """Crop, mirror, resize: float32 (N, C, size, size) on the 0..255 scale."""
@@ -98,8 +98,8 @@ class BatchAugment:
             part = operation(part)
         return part
 
-    def _erase(self, x: Tensor) -> Tensor:
-        """Fill a rectangle of some images with the mean colour."""
+    def erase(self, x: Tensor) -> Tensor:
+        """Fill a rectangle of some network inputs (N, C, H, W) with the mean colour."""
         if self.recipe.random_erasing == 0:
             return x
         n, _, h, w = x.shape

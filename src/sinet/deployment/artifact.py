@@ -12,7 +12,7 @@ from torch import nn
 from sinet.compression.quantize import quantize_onnx
 from sinet.data import open_dataset
 from sinet.deployment.engines._onnx import find_model
-from sinet.deployment.export import assemble, describe, export_network
+from sinet.deployment.export import assemble, describe, export_network, shipped
 from sinet.errors import UsageError, unknown
 from sinet.files import atomic_path
 from sinet.tasks import learner
@@ -73,7 +73,7 @@ def _export(run: Path, precision: str, data: str | Path | None, folder: Path) ->
     preprocess = trained.preprocess
     names = signature(trained).raw
     network = export_network(
-        trained.model(), preprocess.shape, trained.channels, folder / "network.onnx", names
+        shipped(trained), preprocess.shape, trained.channels, folder / "network.onnx", names
     )
     if precision == "int8":
         if data is None:

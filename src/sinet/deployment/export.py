@@ -216,6 +216,17 @@ def _examples(
     return [torch.from_numpy(np.asarray(output)) for output in found]
 
 
+def shipped(trained: Trained, network: nn.Module | None = None) -> nn.Module:
+    """The network as files hold it: with the recipe's `tta` it sees the mirrored image too.
+
+    Args:
+        trained: what `train` returned.
+        network: in the place of `trained.model()`, such as a smaller one made of it.
+    """
+    network = network or trained.model()
+    return signature(trained).mirrored(network) if trained.recipe.tta else network
+
+
 def describe(trained: Trained, **changes: Any) -> Metadata:
     """The metadata of a training's result; `changes` such as `precision="int8"` override."""
     spec = trained.spec

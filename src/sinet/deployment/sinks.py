@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +22,28 @@ from sinet.files import atomic_path
 from sinet.tasks.signatures import Facts
 
 
+class Names:
+    """A name for everything that is made of a source: its stem, numbered where that is taken.
+
+    `a/x.png` and `b/x.jpg` become `x` and `x-2`; the same source always gets the same name.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[str, str] = {}
+        self._taken: Counter[str] = Counter()
+
+    def __call__(self, source: str) -> str:
+        """The name, without ending."""
+        if source not in self._given:
+            name = plain = stem(source)
+            while self._taken[name.casefold()]:  # some file systems know no upper case
+                self._taken[plain.casefold()] += 1
+                name = f"{plain}-{self._taken[plain.casefold()]}"
+            self._taken[name.casefold()] += 1
+            self._given[source] = name
+        return self._given[source]
+
+
 class Folder(Sink):
     """Answers that are files: volumes, scenes, pictures.
 
@@ -27,7 +52,7 @@ class Folder(Sink):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._names = path, Names()
 
     def add(self, answer: Answer) -> None:
         """Write one.
@@ -35,19 +60,22 @@ class Folder(Sink):
         Raises:
             UsageError: it has no file.
         """
-        if answer.result.save(self.path) is None:
+        result: Any = answer.result
+        if replace(result, source=self._names(answer.source)).save(self.path) is None:
             raise UsageError(f"this model answers in rows, not files; give --out {self.path}.csv")
 
 
 class Drawings(Sink):
     """A folder of drawn answers: NAME.png of pictures, NAME.mp4 of videos, whole or not at all.
 
+    Sources that share a name are told apart as `Names` says.
+
     Args:
         folder: where to write.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._names = folder, Names()
         self._film: ExitStack
         self._source = ""
         self._add: Callable[[Pixels], None]
@@ -59,12 +87,12 @@ class Drawings(Sink):
     def add(self, answer: Answer) -> None:
         """Write a picture, or the next frame of a video."""
         if answer.frame is None:
-            with atomic_path(self.folder / f"{stem(answer.source)}.png") as temporary:
+            with atomic_path(self.folder / f"{self._names(answer.source)}.png") as temporary:
                 answer.drawn.save(temporary, format="PNG")
             return
         if answer.source != self._source:
             self._film.close()
-            path = self.folder / f"{stem(answer.source)}.mp4"
+            path = self.folder / f"{self._names(answer.source)}.mp4"
             self._add = self._film.enter_context(write_video(path, answer.frame.rate))
             self._source = answer.source
         self._add(np.asarray(answer.drawn.convert("RGB")))

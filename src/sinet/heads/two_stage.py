@@ -1,7 +1,9 @@
 """torchvision's two-stage detectors on any backbone with any neck: Faster R-CNN and Mask R-CNN.
 
 `faster_rcnn` (arXiv:1506.01497) finds boxes, `mask_rcnn` (arXiv:1703.06870) their pixels as well;
-`mask_rcnn_pp` is the latter on UNet++'s nested pyramid (see `sinet.heads.nested`).
+`mask_rcnn_pp` is the latter on UNet++'s nested pyramid (see `sinet.heads.nested`). How a region is
+cropped is their option `roi`: `align` from the level that suits its size, as in the papers; `hroie`
+from all levels of the backbone (CATNet, see `sinet.heads.catnet`).
 
 Layers, training and losses are torchvision's. In evaluation the same layers run on a fixed number
 of regions, so that every tensor has one shape and the network becomes a file: a level's best
@@ -14,7 +16,7 @@ are those of all regions, since the final suppression comes behind the network.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +29,9 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, nms, roi_align
 from torchvision.ops.poolers import LevelMapper
 
+from sinet.errors import unknown
+from sinet.heads.catnet import HRoIE
+from sinet.heads.detection import PyramidBackbone
 from sinet.heads.torchvision_detect import anchor_sizes, level_anchors, pyramid
 from sinet.models._networks import register_for
 
@@ -38,6 +43,9 @@ _EPS = 1e-12
 _NOTHING = -20.0  # logit of a place that no proposal fills
 _LEAST = 1e-3  # pixels; a narrower proposal is none
 _BOX, _MASK = 7, 14  # positions of a crop
+# Samples of a position on either side, as torchvision has them. As many as a region has pixels, as
+# in CATNet, would jump where rounding moves a region over a whole number: no file could follow.
+_SAMPLES = 2
 _MOST_LEVELS = 8  # of a pyramid
 Tensors = Sequence[torch.Tensor]
 
@@ -167,6 +175,9 @@ class TwoStage(nn.Module):
         count = int(regions.shape[1])
         images = torch.arange(regions.shape[0], device=regions.device)[:, None, None]
         rois = torch.cat([images.expand(-1, count, 1).to(regions.dtype), regions], -1).flatten(0, 1)
+        if isinstance(pool, HRoIE):  # has no levels to choose from
+            every: torch.Tensor = pool(maps, rois)
+            return every
         used = maps[: len(pool.featmap_names)]
         ends = (int(math.log2(reductions[i])) for i in (0, len(used) - 1))
         levels = LevelMapper(*ends)([rois[:, 1:]])
@@ -215,8 +226,27 @@ def _members(levels: torch.Tensor, level: int) -> torch.Tensor:
     return (levels == level).nonzero()[:, 0]
 
 
-def _pool(levels: int, side: int) -> MultiScaleRoIAlign:
-    return MultiScaleRoIAlign([str(i) for i in range(levels)], side, sampling_ratio=2)
+def _align(body: PyramidBackbone, side: int) -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign([str(i) for i in range(len(body.reductions))], side, _SAMPLES)
+
+
+def _hroie(body: PyramidBackbone, side: int) -> HRoIE:
+    own = len(body.neck.in_channels)  # type: ignore[arg-type]
+    direction = "bottom_up" if side == _BOX else "top_down"
+    return HRoIE(body.out_channels, side, body.reductions[:own], direction, _SAMPLES)
+
+
+EXTRACTORS: dict[str, Callable[[PyramidBackbone, int], MultiScaleRoIAlign]] = {
+    "align": _align,
+    "hroie": _hroie,
+}
+"""How a region is cropped, by the name that `roi` gives."""
+
+
+def _extractor(roi: str, body: PyramidBackbone, side: int) -> MultiScaleRoIAlign:
+    if roi not in EXTRACTORS:
+        raise unknown("roi", roi, EXTRACTORS)
+    return EXTRACTORS[roi](body, side)
 
 
 def _anchors(reductions: Sequence[int]) -> AnchorGenerator:
@@ -234,6 +264,7 @@ def faster_rcnn(
     proposals: int = 300,
     weights: str | None = None,
     strides: Sequence[int] = (4, 8, 16, 32),
+    roi: str = "align",
     **options: Any,
 ) -> TwoStage:
     """Faster R-CNN: proposals first, then their classes and corners; `options` are the neck's."""
@@ -242,7 +273,7 @@ def faster_rcnn(
         body,
         num_classes + 1,
         rpn_anchor_generator=_anchors(body.reductions),
-        box_roi_pool=_pool(len(body.reductions), _BOX),
+        box_roi_pool=_extractor(roi, body, _BOX),
     )
     return TwoStage(model, proposals)
 
@@ -257,6 +288,7 @@ def mask_rcnn(
     proposals: int = PROPOSALS,
     weights: str | None = None,
     strides: Sequence[int] = (4, 8, 16, 32),
+    roi: str = "align",
     **options: Any,
 ) -> TwoStage:
     """Mask R-CNN: Faster R-CNN and a mask in each box; `options` are the neck's.
@@ -271,8 +303,8 @@ def mask_rcnn(
         rpn_pre_nms_top_n_train=1000,
         rpn_post_nms_top_n_train=500,
         box_batch_size_per_image=SAMPLED,
-        box_roi_pool=_pool(len(body.reductions), _BOX),
-        mask_roi_pool=_pool(len(body.reductions), _MASK),
+        box_roi_pool=_extractor(roi, body, _BOX),
+        mask_roi_pool=_extractor(roi, body, _MASK),
         mask_head=MaskRCNNHeads(width, (width,) * 4, 1),
     )
     model.roi_heads.mask_predictor = MaskRCNNPredictor(width, width, num_classes + 1)
@@ -288,9 +320,11 @@ def mask_rcnn_pp(
     proposals: int = PROPOSALS,
     weights: str | None = None,
     strides: Sequence[int] = (4, 8, 16, 32),
+    roi: str = "align",
     **options: Any,
 ) -> TwoStage:
     """Mask R-CNN++: Mask R-CNN on UNet++'s nested pyramid, half as wide since it has more nodes."""
     return mask_rcnn(
-        backbone, num_classes, in_chans, "unetpp", width, proposals, weights, strides, **options
-    )
+        backbone, num_classes, in_chans, "unetpp", width, proposals, weights, strides, roi,
+        **options,
+    )  # fmt: skip

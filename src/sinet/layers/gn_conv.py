@@ -18,8 +18,9 @@ class GlobalFilter(nn.Module):
 
     The filter holds one complex number for each channel and frequency of the size it was made
     for; other sizes resize it bilinearly, corners on corners, real and imaginary part alike.
-    The transform is an FFT; when the network is exported to ONNX, which knows none, it is the
-    same transform as products with cosine and sine matrices (twice the time on CPUs).
+    The transform is an FFT; when the network is exported to ONNX, it is the same transform as
+    products with cosine and sine matrices, as ONNX Runtime's own is far slower on maps this small
+    (benchmarks/operator_forms.py times both).
 
     Shape: (B, dim, H, W) -> (B, dim, H, W)
     """

@@ -169,13 +169,21 @@ def build(
         kwargs: of the network, and timm's own.
 
     Raises:
-        UsageError: `out_indices` names a map that is not there.
+        UsageError: `out_indices` names a map that is not there, or `drop_path_rate` is given to a
+            network without stochastic depth.
     """
     usual = {"out_indices": tuple(range(features)), "flatten_sequential": True}
     try:
         model: nn.Module = build_model_with_cfg(
             cls, variant, pretrained, feature_cfg=feature_cfg or usual, **kwargs
         )
+    except TypeError as error:
+        if "'drop_path_rate'" not in str(error):
+            raise
+        raise UsageError(
+            f"drop_path_rate {kwargs['drop_path_rate']} given; {variant} has no stochastic depth, "
+            "leave it out"
+        ) from error
     except IndexError as error:
         if "out_indices" not in kwargs:
             raise

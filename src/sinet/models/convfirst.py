@@ -48,8 +48,9 @@ class _Residual(nn.Module, ABC):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The branch, added to the input where shapes allow it."""
-        y: torch.Tensor = self.drop_path(self.branch(x))
-        return x + y if self.shortcut else y
+        y: torch.Tensor = self.branch(x)
+        # without a shortcut there is no way around the block
+        return x + self.drop_path(y) if self.shortcut else y
 
 
 class MlpBlock(_Residual):

@@ -200,4 +200,5 @@ def convnext_dcls_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def resnet50_dcls(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """24.0 M parameters."""
     options = {**_VARIANTS["resnet50_dcls"], **kwargs}
-    return build(ResNetDCLS, "resnet50_dcls", pretrained, 5, **options)
+    levels = {"out_indices": tuple(range(5))}
+    return build(ResNetDCLS, "resnet50_dcls", pretrained, feature_cfg=levels, **options)

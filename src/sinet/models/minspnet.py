@@ -105,9 +105,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Widen, filter, reweigh, narrow, add."""
         y: torch.Tensor = self.act(self.dw(self.act(self.expand(x))))
-        y = self.drop_path(self.project(self.attn(y)))
-        if self.residual:
-            y = x + y
+        y = self.project(self.attn(y))
+        if self.residual:  # elsewhere there is no way around the block
+            y = x + self.drop_path(y)
         return y
 
 

@@ -231,6 +231,7 @@ class UniRepLKNet(StagedNet):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         global_pool: str = "avg",
+        feature_norms: bool = False,
     ) -> None:
         """Build the network in its training form.
 
@@ -243,6 +244,8 @@ class UniRepLKNet(StagedNet):
             drop_rate: dropout before the classifier.
             drop_path_rate: stochastic depth of the last block, rising linearly from zero.
             global_pool: any timm pooling that keeps the width, "" for none.
+            feature_norms: the maps of `features_only` each pass a norm of their own, as in the
+                origin's networks for dense prediction; its classifiers have no weights for them.
         """
         super().__init__(num_classes, in_chans, drop_rate)
         self.stem = nn.Sequential(
@@ -265,6 +268,7 @@ class UniRepLKNet(StagedNet):
             info = {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"}
             self.feature_info.append(info)
         self.stages = nn.Sequential(*stages)
+        self.norms = nn.ModuleList(map(LayerNorm2d, dims)) if feature_norms else None
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -275,11 +279,38 @@ class UniRepLKNet(StagedNet):
         )
         self.set_head(dims[-1], head)
 
+    def forward_intermediates(
+        self, x: torch.Tensor, indices: Sequence[int], norm: bool, **_: object
+    ) -> list[torch.Tensor]:
+        """The maps of these stages, which timm asks for where `features_only` has norms."""
+        maps = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages):
+            x = self.forward_stage(stage, x)
+            if i in indices:
+                maps.append(self.norms[i](x) if norm and self.norms is not None else x)
+        return maps
+
+    def prune_intermediate_layers(self, indices: Sequence[int], **_: object) -> list[int]:
+        """Leave out the head, and the stages and norms behind which no map is taken.
+
+        Raises:
+            IndexError: an index of no stage.
+        """
+        kept = [range(len(self.stages))[i] for i in indices]
+        self.head = nn.Identity()
+        self.stages = self.stages[: max(kept) + 1]
+        for i in range(len(self.feature_info)):
+            if i not in kept and self.norms is not None:
+                self.norms[i] = nn.Identity()
+        return kept
+
 
 _RENAMES = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d)\.", r"stages.\1.0."),
     (r"^norm\.", "head.norm."),
+    (r"^norm(\d)\.", r"norms.\1."),
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
     (r"\.dwconv\.dil_conv_(k\d+_\d+)\.", r".dw.branches.\1.conv."),
     (r"\.dwconv\.dil_bn_(k\d+_\d+)\.", r".dw.branches.\1.bn."),
@@ -357,7 +388,12 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    return build(UniRepLKNet, variant, pretrained, 4, **{**_VARIANTS[variant], **kwargs})
+    levels: dict[str, Any] = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
+    if kwargs.get("feature_norms"):
+        levels |= {"feature_cls": "getter", "norm": True}
+    return build(
+        UniRepLKNet, variant, pretrained, feature_cfg=levels, **{**_VARIANTS[variant], **kwargs}
+    )
 
 
 @register_model  # type: ignore[untyped-decorator]

@@ -27,6 +27,25 @@ Outcome = Literal["confirmed", "refuted", "not decided"]
 
 
 @dataclass(frozen=True)
+class Published:
+    """What a paper or its authors' repository prints about a network, in the digits printed.
+
+    A figure that neither prints is None: none is made up from our own counts.
+
+    Attributes:
+        params: millions of parameters, `28` for "28 M" and `28.0` for "28.0 M".
+        macs: thousands of millions of multiply-adds for an image (most papers call them FLOPs).
+        top1: per cent of ImageNet-1K's images recognized, unless the card's `caveat` says of what.
+        size: side of the images of `macs` and `top1`, pixels; the network's own if None.
+    """
+
+    params: float | None
+    macs: float | None
+    top1: float | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
 class Card:
     """What there is to know about a paper.
 
@@ -43,6 +62,8 @@ class Card:
         claims: what it says it achieves, each checkable.
         models: registered models that come of it.
         parity: how far our implementation was checked against the authors'.
+        published: name of a model -> what the paper prints about it.
+        caveat: what to know before comparing `published` with our counts; "" if nothing.
     """
 
     slug: str
@@ -57,6 +78,8 @@ class Card:
     claims: tuple[str, ...]
     models: tuple[str, ...]
     parity: str
+    published: Mapping[str, Published] = field(default_factory=dict)
+    caveat: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from sinet.layers import ConvNorm
 from sinet.measurement.cost import cost
 from sinet.papers._arms import Build, Contest, contest
-from sinet.papers.base import Card, Finding, Outcome, Setting
+from sinet.papers.base import Card, Finding, Outcome, Published, Setting
 from sinet.training.recipe import Recipe
 
 CARD = Card(
@@ -50,6 +50,20 @@ CARD = Card(
         "convnext_tiny of the authors' code at 224 px in float64, to 2e-15 of the output's scale, "
         "through timm's own filter of names; the isotropic networks have the authors' parameters "
         "to the last one"
+    ),
+    published={
+        "convnext_tiny": Published(28, 4.5, 82.1),
+        "convnext_small": Published(50, 8.7, 83.1),
+        "convnext_base": Published(89, 15.4, 83.8),
+        "convnext_large": Published(198, 34.4, 84.3),
+        "convnext_xlarge": Published(350, 60.9, 87.0),
+        "convnext_isotropic_small": Published(22, 4.3, 78.7),
+        "convnext_isotropic_base": Published(87, 16.9, 82.0),
+        "convnext_isotropic_large": Published(306, 59.7, 82.6),
+    },
+    caveat=(
+        "The top-1 of `convnext_xlarge` is after pre-training on ImageNet-22K. The isotropic "
+        "networks trained with stochastic depth 0.1, 0.2 and 0.5."
     ),
 )
 SEEDS = (0, 1, 2)

@@ -14,7 +14,7 @@ from sinet.measurement.bench import bench_networks
 from sinet.measurement.cost import cost
 from sinet.papers._arms import Build, Contest, contest
 from sinet.papers._claims import facts
-from sinet.papers.base import Card, Finding, Outcome, Setting
+from sinet.papers.base import Card, Finding, Outcome, Published, Setting
 
 CARD = Card(
     slug="ghostnetv2",
@@ -46,6 +46,11 @@ CARD = Card(
         "outputs of the authors' code for width 1.0 at 224 px in float64; timm's networks have "
         "the same parameter names and give the same values"
     ),
+    published={
+        "ghostnetv2_100": Published(6.1, 0.167, 75.3),
+        "ghostnetv2_130": Published(8.9, 0.269, 76.9),
+        "ghostnetv2_160": Published(12.3, 0.399, 77.8),
+    },
 )
 SEEDS = (0, 1, 2)
 

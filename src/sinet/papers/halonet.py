@@ -10,7 +10,7 @@ from sinet.layers.halo_attention import HaloAttention, halo_windows
 from sinet.measurement.cost import cost
 from sinet.models.halonet import HaloBlock, HaloNet
 from sinet.papers._arms import Build, Contest, beats, contest
-from sinet.papers.base import Card, Finding, Outcome, Setting
+from sinet.papers.base import Card, Finding, Outcome, Published, Setting
 
 CARD = Card(
     slug="halonet",
@@ -51,6 +51,20 @@ CARD = Card(
         "no official code: timm's layer, its halonet_h1 and its blocks arranged as H0, and "
         "lucidrains' layer with its mask put right, float64, to 1e-15; parameters of H0-H7 as "
         "printed in the paper"
+    ),
+    published={
+        "halonet_h0": Published(5.5, None, 77.9),
+        "halonet_h1_paper": Published(8.1, None, 79.9),
+        "halonet_h2": Published(9.4, None, 80.4),
+        "halonet_h3": Published(11.8, None, 81.9),
+        "halonet_h4": Published(19.1, None, 83.3),
+        "halonet_h5": Published(30.7, None, 84.0),
+        "halonet_h6": Published(43.4, None, 84.4),
+        "halonet_h7": Published(67.4, None, 84.9),
+    },
+    caveat=(
+        "The paper's H1 is `halonet_h1_paper`; timm's `halonet_h1` has eight heads in its first "
+        "stage."
     ),
 )
 SEEDS = (0, 1, 2)

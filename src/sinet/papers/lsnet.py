@@ -16,7 +16,7 @@ from sinet.layers.ls_conv import LSConv, aggregate
 from sinet.measurement.cost import cost
 from sinet.models.lsnet import Block, LSNet
 from sinet.papers._arms import Build, beats, contest
-from sinet.papers.base import Card, Finding, Setting
+from sinet.papers.base import Card, Finding, Published, Setting
 
 CARD = Card(
     slug="lsnet",
@@ -53,6 +53,18 @@ CARD = Card(
     parity=(
         "outputs of the authors' code in float64: LSNet-T at 224 px and the operator alone, "
         "both to 2e-15 of the output's scale; the fused form gives the same output to 1e-12"
+    ),
+    published={
+        "lsnet_t": Published(11.4, 0.3, 74.9),
+        "lsnet_s": Published(16.1, 0.5, 77.8),
+        "lsnet_b": Published(23.2, 1.3, 80.3),
+        "lsnet_t_distill": Published(None, None, 76.1),
+        "lsnet_s_distill": Published(None, None, 79.0),
+        "lsnet_b_distill": Published(None, None, 81.6),
+    },
+    caveat=(
+        "The `_distill` networks learned from RegNetY-160 and have a second classifier, of which "
+        "the authors give no counts. Ours are counted as built for training."
     ),
 )
 SEEDS = (0, 1, 2)

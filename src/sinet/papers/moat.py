@@ -10,7 +10,7 @@ from torch import nn
 
 from sinet.models.moat import Attention, MBConv, MOATBlock
 from sinet.papers._arms import Build, beats, contest
-from sinet.papers.base import Card, Finding, Setting
+from sinet.papers.base import Card, Finding, Published, Setting
 
 CARD = Card(
     slug="moat",
@@ -49,6 +49,21 @@ CARD = Card(
     parity=(
         "tiny_moat_0 at 256 px of the authors' TensorFlow code, float64, to 6e-9 (its GELU has a "
         "constant in single precision)"
+    ),
+    published={
+        "moat_0": Published(27.8, 5.7, 83.3),
+        "moat_1": Published(41.6, 9.1, 84.2),
+        "moat_2": Published(73.4, 54.3, 87.5),
+        "moat_3": Published(190.0, 271, 88.4),
+        "moat_4": Published(483.2, 648.5, 89.1),
+        "tiny_moat_0": Published(3.4, 1.1, 76.6),
+        "tiny_moat_1": Published(5.1, 1.6, 79.2),
+        "tiny_moat_2": Published(9.8, 3.0, 81.7),
+        "tiny_moat_3": Published(19.5, 6.0, 83.3),
+    },
+    caveat=(
+        "`moat_2` to `moat_4` were pre-trained on ImageNet-22K. The paper's multiply-adds count "
+        "the softmax as well."
     ),
 )
 SEEDS = (0, 1, 2)

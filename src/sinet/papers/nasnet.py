@@ -17,7 +17,7 @@ from sinet.measurement.cost import cost
 from sinet.models.nasnet import NORMAL_A, REDUCTION_A, CellSpec, NASNet, ScheduledDropPath
 from sinet.papers._arms import Build, Contest, beats, contest
 from sinet.papers._claims import images
-from sinet.papers.base import Card, Finding, Outcome, Setting
+from sinet.papers.base import Card, Finding, Outcome, Published, Setting
 
 CARD = Card(
     slug="nasnet",
@@ -50,6 +50,12 @@ CARD = Card(
         "(4 @ 1056) to 1e-15 of their scale; the larger one's wiring equals timm's, whose strided "
         "average pools alone differ from TensorFlow's"
     ),
+    published={
+        "nasnet_mobile": Published(5.3, 0.564, 74.0),
+        "nasnet_large": Published(88.9, 23.8, 82.7),
+        "nasnet_cifar": Published(3.3, None, 97.35),
+    },
+    caveat="The top-1 of `nasnet_cifar` is on CIFAR-10, trained with cutout.",
 )
 SEEDS = (0, 1, 2)
 

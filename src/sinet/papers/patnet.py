@@ -17,7 +17,7 @@ from sinet.models.patnet import (
 )
 from sinet.papers._arms import Build, Contest, beats, contest
 from sinet.papers._claims import not_slower
-from sinet.papers.base import Card, Finding, Outcome, Setting
+from sinet.papers.base import Card, Finding, Outcome, Published, Setting
 
 CARD = Card(
     slug="patnet",
@@ -49,6 +49,18 @@ CARD = Card(
         "T0's outputs of the authors' code in float64 at 224 px, to 1e-14 of their scale; "
         "parameters of all six as their code has them, which for T0 and T1 is not what the paper "
         "prints; the merged form gives the same output to 1e-12"
+    ),
+    published={
+        "patnet_t0": Published(4.3, 0.25, 73.9),
+        "patnet_t1": Published(7.8, 0.55, 78.1),
+        "patnet_t2": Published(12.6, 1.03, 80.2),
+        "patnet_s": Published(29.0, 2.71, 82.1),
+        "patnet_m": Published(61.3, 6.69, 83.1),
+        "patnet_l": Published(104.3, 11.91, 83.9),
+    },
+    caveat=(
+        "The authors' code has 3.56 M (T0) and 6.14 M (T1), which does not agree with the paper; "
+        "so has ours. Parameters and multiply-adds of the paper are quoted from memory."
     ),
 )
 SEEDS = (0, 1, 2)

@@ -13,7 +13,7 @@ from torch import nn
 from sinet.measurement.bench import bench_networks
 from sinet.papers._arms import Contest, contest
 from sinet.papers._claims import facts, not_slower
-from sinet.papers.base import Card, Finding, Outcome, Setting
+from sinet.papers.base import Card, Finding, Outcome, Published, Setting
 
 CARD = Card(
     slug="simplenet",
@@ -51,6 +51,23 @@ CARD = Card(
         "simplenet_cifar_8m",
     ),
     parity="PyTorch code of the authors, CIFAR 310k and ImageNet small_m1_05, float64, 1e-6",
+    published={
+        "simplenetv1_small_m1_05": Published(1.51, None, 61.122),
+        "simplenetv1_small_m2_05": Published(1.51, None, 61.67),
+        "simplenetv1_small_m1_075": Published(3.29, None, 67.784),
+        "simplenetv1_small_m2_075": Published(3.29, None, 68.506),
+        "simplenetv1_5m_m1": Published(5.75, None, 71.548),
+        "simplenetv1_5m_m2": Published(5.75, None, 72.03),
+        "simplenetv1_9m_m1": Published(9.51, None, 73.792),
+        "simplenetv1_9m_m2": Published(9.51, None, 74.23),
+        "simplenet_cifar_310k": Published(0.31, None, 91.98),
+        "simplenet_cifar_460k": Published(0.46, None, 92.33),
+        "simplenet_cifar_5m": Published(5.48, None, 95.51),
+    },
+    caveat=(
+        "The top-1 of the `_cifar` networks is on CIFAR-10; the published weights of 95.51 % have "
+        "a pooling more than the list of `simplenet_cifar_5m`."
+    ),
 )
 SEEDS = (0, 1, 2)
 

@@ -11,7 +11,7 @@ from sinet.layers import ConvNorm
 from sinet.measurement.cost import cost
 from sinet.models.unireplknet import Block, DilatedReparam, UniRepLKNet
 from sinet.papers._arms import Build, beats, contest
-from sinet.papers.base import Card, Finding, Outcome, Setting
+from sinet.papers.base import Card, Finding, Outcome, Published, Setting
 
 CARD = Card(
     slug="unireplknet",
@@ -42,6 +42,21 @@ CARD = Card(
     parity=(
         "unireplknet_a in its training form at 224 px against the authors' code in float64, to "
         "1e-6 of the output's scale; merging gives the same output to 1e-12"
+    ),
+    published={
+        "unireplknet_a": Published(4.4, 0.6, 77.0),
+        "unireplknet_f": Published(6.2, 0.9, 78.6),
+        "unireplknet_p": Published(10.7, 1.6, 80.2),
+        "unireplknet_n": Published(18.3, 2.8, 81.6),
+        "unireplknet_t": Published(31, 4.9, 83.2),
+        "unireplknet_s": Published(56, 9.1, 83.9),
+        "unireplknet_b": Published(98, 47.2, 87.4, size=384),
+        "unireplknet_l": Published(218, 105.4, 87.9, size=384),
+        "unireplknet_xl": Published(386, 187, 88.0, size=384),
+    },
+    caveat=(
+        "The paper counts the merged form; the training form, counted here, has 1 to 5% more "
+        "parameters. B, L and XL were pre-trained on ImageNet-22K."
     ),
 )
 SEEDS = (0, 1, 2)

@@ -34,9 +34,9 @@ def inspect(run: Run) -> ImageDataset:
         )
     data = found.data
     for note in found.notes:
-        run.say("inspect", note)
+        run.say("inspect", note.text)
     for warning in found.warnings:
-        run.say("warning", warning)
+        run.say("warning", warning.text)
     write_json(run.folder / "dataset.json", found.to_dict())
     paint = painter(data.task, signature(described(data, UNUSED)))
     draw_sheet(found, run.folder / "sheet.png", paint)
@@ -84,6 +84,8 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
         hub=hub_reachable(),
     )
     fitted = partial(task.preprocessing, data=data, stats=task.stats(data))
+    recipe = config.recipe_for(specs[0], task.recipe_name(specs[0]))
+    recipe.check_for(task.name, task.options)
     profile = DeviceProfile.load(config.profile) if config.profile else None
     for note in profile.notes() if profile else ():
         run.say("warning", note)
@@ -100,6 +102,7 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
             seconds=min(TIMING_SECONDS, 20 * config.minutes),
             progress=lambda done, total, _: bar(done, total),
             profile=profile,
+            mirrored=recipe.tta,
         )
 
 

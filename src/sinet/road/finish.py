@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sinet.compression.depth import shallowest
 from sinet.compression.quantize import QuantizeReport, quantize_best
 from sinet.data import ImageDataset
-from sinet.deployment.export import assemble, describe, export_network
+from sinet.deployment.export import assemble, describe, export_network, shipped
 from sinet.deployment.ship import Card, ship
 from sinet.errors import BudgetError
 from sinet.files import atomic_path, read_json, write_json
@@ -37,7 +37,7 @@ CALIBRATION_IMAGES = 256
 def shrink_and_verify(run: Run, data: ImageDataset, trained: Trained) -> tuple[Path, Verdict]:
     """Steps 4 to 6: export, quantize, and judge both files on held-out images."""
     work, judge = run.folder / "work", Judge(data, trained)
-    network = _cut(run, trained, judge)
+    network = shipped(trained, _cut(run, trained, judge))
     names, shape = signature(trained).raw, trained.preprocess.shape
     body = export_network(network, shape, trained.channels, work / "network.onnx", names)
     run.say("quantize", "INT8: looking for the cheapest calibration that keeps the accuracy")
@@ -70,13 +70,16 @@ def shrink_and_verify(run: Run, data: ImageDataset, trained: Trained) -> tuple[P
 class Judge:
     """What a trained network is worth on the validation samples, in whatever form it is.
 
+    It looks as often as its graph does: the recipe's `tta` is in what ships, not in the judge.
+
     Args:
         data: the data set.
         trained: what learned from it.
     """
 
     def __init__(self, data: ImageDataset, trained: Trained) -> None:
-        made = learner(trained.task)(nn.Identity(), data, trained.recipe, trained.preprocess)
+        once = trained.recipe.replace(tta=False)
+        made = learner(trained.task)(nn.Identity(), data, once, trained.preprocess)
         self.task = made.eval()
         self._seen = eval_batches(self.task.val_source(), 32)
 

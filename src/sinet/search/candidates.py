@@ -122,6 +122,7 @@ def time_candidates(
     progress: Progress | None = None,
     cache: bool = True,
     profile: DeviceProfile | None = None,
+    mirrored: bool = False,
 ) -> list[Candidate]:
     """Time each spec in FP32 and INT8, in the order given.
 
@@ -142,7 +143,16 @@ def time_candidates(
         progress: told after each spec.
         cache: read and extend the table in the user's cache folder.
         profile: another device's table, to be read instead of timing here.
+        mirrored: the files will look at the mirrored image too, as a recipe's `tta` asks.
+
+    Raises:
+        UsageError: a profile, which has times of one look only, and `mirrored`.
     """
+    if profile is not None and mirrored:
+        raise UsageError(
+            "tta=true doubles what a network costs, which this profile has no times of; leave out "
+            "tta=true or --profile"
+        )
     if profile is not None:
         return [c.held_against(budget) for s in specs for c in _from_profile(s, profile)]
     bench = _Bench(
@@ -154,6 +164,7 @@ def time_candidates(
         threads or default_threads(),
         spinning,
         preprocess or partial(_square, channels=channels),
+        mirrored,
     )
     table = bench.load() if cache else {}
     start = time.monotonic()
@@ -223,6 +234,7 @@ class _Bench:
     threads: int
     spinning: bool
     preprocess: Preprocessing
+    mirrored: bool
 
     def key(self, spec: ModelSpec) -> str:
         """What decides the latency of a spec: everything but its weights."""
@@ -275,6 +287,8 @@ class _Bench:
         """
         shape = self.preprocess(spec).shape
         network = spec.create(self.num_classes, self.channels, load=False)
+        if self.mirrored:
+            network = signature(self.facts(spec)).mirrored(network)
         try:
             return settled(network, shape, self.channels), cost(network, shape, self.channels)
         except RuntimeError as error:  # heads that are not ours leave it to torch to refuse

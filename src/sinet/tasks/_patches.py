@@ -50,19 +50,12 @@ class PatchTask(ImageTask):
         """In three dimensions as they are: on a CPU nothing else is faster."""
         return images if images.ndim == 5 else super().ordered(images)
 
-    def outputs(self, images: Tensor) -> Tensor:
-        """Logits of patches, averaged with those of the mirrored ones if the recipe asks."""
-        outputs: Tensor = self.network(self.ordered(images))
-        if self.recipe.tta and self.recipe.flip == "horizontal":
-            outputs = (outputs + self.network(self.ordered(images.flip(2))).flip(2)) / 2
-        return outputs.float()
-
     def whole(self, image: Tensor) -> Tensor:
         """Logits of a whole sample, (classes, *S), on the CPU."""
 
         def run(patches: npt.NDArray[Any]) -> npt.NDArray[Any]:
             with torch.no_grad():
-                found = self.outputs(torch.from_numpy(patches).to(self.device))
+                found: Tensor = self.outputs(torch.from_numpy(patches).to(self.device))
             return found.cpu().numpy()
 
         reader = self.signature.input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ from sinet.training.optimizer import build_optimizer, build_schedule, fixed_norm
 from sinet.training.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
+
+_log = logging.getLogger(__name__)
 
 # The decoded images of the last training on each split: a search trains many networks on one.
 _decoded: WeakKeyDictionary[Split, tuple[Any, ImageCache | EvalImages]] = WeakKeyDictionary()
@@ -107,15 +110,21 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         data: the data set.
         recipe: how it learns.
         preprocess: what happens to an image before the network sees it.
+
+    Raises:
+        UsageError: the recipe asks for what the task does not know.
     """
 
     name: str
     """As in `sinet.tasks.signatures`."""
+    options: frozenset[str]
+    """Those of `TASK_OPTIONS` of a recipe that this task knows; what it does not is refused."""
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
     ) -> None:
         super().__init__()
+        recipe.check_for(self.name, self.options)
         self.network = network
         self.data, self.recipe, self.preprocess = data, recipe, preprocess
         self.total_steps = 1
@@ -123,6 +132,8 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         self._augment = BatchAugment(recipe, preprocess)
         cfg: Any = getattr(network, "pretrained_cfg", None) or {}
         self._any_size = not cfg.get("fixed_input_size", False)
+        if recipe.progressive < 1 and not self._any_size:
+            _log.warning("the network takes one size only: trained without progressive")
 
     @staticmethod
     def specs(usual: Sequence[ModelSpec], data: ImageDataset) -> list[ModelSpec]:
@@ -221,18 +232,25 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         done = self.global_step / self.total_steps
         return image_size(self.recipe, self.preprocess.size, done)
 
+    def train_shape(self, size: int) -> tuple[int, int]:
+        """Height and width of a training image of this height, pixels, in the usual shape."""
+        high, wide = self.preprocess.shape
+        if size == high:
+            return high, wide
+        return size, min(wide, max(32, round(wide * size / high / 32) * 32))
+
     def ordered(self, images: Tensor) -> Tensor:
         """The images in the memory order of the recipe."""
         order = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=order)
 
-    def outputs(self, images: Tensor) -> Tensor:
-        """The network's outputs for its inputs, with test-time mirroring if the recipe asks."""
-        ready = self.ordered(images)
-        outputs: Tensor = self.network(ready)
-        if self.recipe.tta and self.recipe.flip == "horizontal":
-            outputs = (outputs + self.network(ready.flip(-1))) / 2
-        return outputs.float()
+    def outputs(self, images: Tensor) -> Any:
+        """What the file will give: raw outputs for network inputs, a tensor or a tuple of them."""
+        network = self.signature.mirrored(self.network) if self.recipe.tta else self.network
+        found = network(self.ordered(images))
+        if isinstance(found, Tensor):
+            return found.float()
+        return tuple(part.float() for part in found)
 
     def train_split(self, limit: int | None = None) -> Split:
         """The training samples, or the first `limit` of them."""

@@ -28,6 +28,10 @@ class Classify(ImageTask):
     """
 
     name = "classify"
+    options = frozenset({
+        "label_smoothing", "mixup", "cutmix", "mix_prob", "randaugment", "color_jitter",
+        "random_erasing", "flip", "crop", "crop_scale", "progressive", "tta",
+    })  # fmt: skip
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
@@ -59,7 +63,8 @@ class Classify(ImageTask):
 
     def logits(self, images: Tensor) -> Tensor:
         """What the network says of each class, (B, classes)."""
-        return self.outputs(images)
+        logits: Tensor = self.outputs(images)
+        return logits
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Take a batch into loss and metrics."""

@@ -100,6 +100,10 @@ class Detect(ImageTask):
     """
 
     name = "detect"
+    options = frozenset({
+        "mosaic", "mixup", "mix_prob", "color_jitter", "random_erasing", "flip", "crop",
+        "crop_scale", "progressive", "tta",
+    })  # fmt: skip
     source: type[TrainScenes] = TrainScenes
     """Of the training images."""
 
@@ -145,13 +149,12 @@ class Detect(ImageTask):
         return ValScenes(split or self.data.val, self.preprocess)
 
     def augment(self, batch: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor]:
-        """Normalise; while sizes still grow, make images and boxes smaller."""
+        """Normalise, erase; while sizes still grow, make images and boxes smaller."""
         images, targets = batch
-        seen = as_seen(images, self.preprocess)
-        if size == self.preprocess.size:
+        seen = self._augment.erase(as_seen(images, self.preprocess))
+        (high, wide), shape = self.preprocess.shape, self.train_shape(size)
+        if shape == (high, wide):
             return seen, targets
-        high, wide = self.preprocess.shape
-        shape = size, max(32, round(wide * size / high / 32) * 32)
         factors = torch.tensor([1, 1, *(2 * (shape[1] / wide, shape[0] / high))])
         seen = F.interpolate(seen, shape, mode="bilinear", antialias=True)
         return seen, targets * factors.to(targets)
@@ -171,15 +174,6 @@ class Detect(ImageTask):
         points, strides = outputs.points.float(), outputs.strides.float()
         corners = self.decode(bins, points, strides)
         return detection_loss(logits, bins, corners, points, strides, targets)
-
-    def outputs(self, images: Tensor) -> Any:
-        """Logits and corners; those of the mirrored image beside them if the recipe asks."""
-        ready = self.ordered(images)
-        logits, corners = self.network(ready)
-        if self.recipe.tta and self.recipe.flip == "horizontal":
-            mirrored = self.network(ready.flip(-1))
-            logits, corners = joined((logits, corners), mirrored, images.shape[-1])
-        return logits.float(), corners.float()
 
     def answers(self, images: Tensor) -> list[dict[str, np.ndarray[Any, Any]]]:
         """What a file would give for each network input, in the pixels of that input."""
@@ -216,15 +210,6 @@ class Detect(ImageTask):
             scorer.truths = [t for _, truths in parts for t in truths]
         overall, half = scorer.both()
         return {self.signature.metric: half, self.signature.metric.removesuffix("50"): overall}
-
-
-def joined(
-    found: tuple[Tensor, Tensor], mirrored: tuple[Tensor, Tensor], width: int
-) -> tuple[Tensor, Tensor]:
-    """Logits and corners of images this wide, with those of the mirrored images behind them."""
-    x1, y1, x2, y2 = mirrored[1].unbind(-1)
-    corners = torch.stack([width - x2, y1, width - x1, y2], -1)
-    return torch.cat([found[0], mirrored[0]], 1), torch.cat([found[1], corners], 1)
 
 
 def headed(

@@ -86,6 +86,9 @@ class Digits(ImageTask):
     """
 
     name = "digits"
+    options = frozenset(
+        {"randaugment", "color_jitter", "random_erasing", "flip", "crop", "crop_scale"}
+    )
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
@@ -140,8 +143,8 @@ class Digits(ImageTask):
         return number_loss(logits, targets[:, 0], targets[:, 1:], eleven)
 
     def outputs(self, images: Tensor) -> Any:
-        """The network's logits; numbers are never mirrored."""
-        return NumberLogits(*(part.float() for part in self.network(self.ordered(images))))
+        """The network's logits."""
+        return NumberLogits(*super().outputs(images))
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Take a batch into loss and counts."""

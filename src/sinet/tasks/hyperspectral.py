@@ -123,6 +123,7 @@ class SpectralTask(PatchTask):
     """
 
     name = "hyperspectral"
+    options = frozenset({"loss", "label_smoothing", "flip", "tta"})
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess

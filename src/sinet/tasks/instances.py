@@ -15,7 +15,7 @@ from sinet.data.dataset import ImageDataset
 from sinet.data.instances import Instances as Objects
 from sinet.heads.two_stage import Masked
 from sinet.models.spec import ModelSpec
-from sinet.tasks.detect import Detect, TrainScenes, as_rows, headed, joined
+from sinet.tasks.detect import Detect, TrainScenes, as_rows, headed
 
 SIZES = (384, 320, 512, 256, 192, 128)
 """Long sides, pixels, of the inputs that are tried by themselves, the most promising first."""
@@ -58,7 +58,7 @@ class Instances(Detect):
         return "instances" if spec.weights else "detect"
 
     def augment(self, batch: tuple[Tensor, Any], size: int) -> tuple[Tensor, Any]:
-        """Normalise; while sizes still grow, make images, boxes and masks smaller."""
+        """Normalise, erase; while sizes still grow, make images, boxes and masks smaller."""
         images, targets = batch
         seen, rows = super().augment((images, targets.rows), size)
         masks = targets.masks
@@ -72,16 +72,6 @@ class Instances(Detect):
         if isinstance(targets, Masked):
             return images.to(device), Masked(*(part.to(device) for part in targets))
         return super().transfer_batch_to_device(batch, device, index)
-
-    def outputs(self, images: Tensor) -> Any:
-        """The network's outputs; those of the mirrored image beside them if the recipe asks."""
-        ready = self.ordered(images)
-        logits, corners, masks = self.network(ready)
-        if self.recipe.tta and self.recipe.flip == "horizontal":
-            more, turned, other = self.network(ready.flip(-1))
-            logits, corners = joined((logits, corners), (more, turned), images.shape[-1])
-            masks = torch.cat([masks, other.flip(-1)], 1)
-        return logits.float(), corners.float(), masks.float()
 
 
 LEARNER = Instances

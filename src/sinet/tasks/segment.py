@@ -75,6 +75,10 @@ class Segment(ImageTask):
     """
 
     name = "segment"
+    options = frozenset({
+        "loss", "label_smoothing", "color_jitter", "random_erasing", "flip", "crop", "crop_scale",
+        "progressive", "tta",
+    })  # fmt: skip
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
@@ -125,7 +129,10 @@ class Segment(ImageTask):
         return ValPairs(split or self.data.val, self.preprocess)
 
     def augment(self, batch: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor]:
-        """Mirror, jitter the colours, normalise."""
+        """Mirror, jitter the colours, normalise, erase; masks stay as large as they are.
+
+        While sizes still grow only images are smaller: the loss brings logits to the masks' grid.
+        """
         images, masks = batch
         if self.recipe.flip == "horizontal":
             mirrored = (torch.rand(len(images)) < 0.5).to(images.device)
@@ -133,7 +140,11 @@ class Segment(ImageTask):
             masks = torch.where(mirrored.view(-1, 1, 1), masks.flip(-1), masks)
         if self.jitter is not None:
             images = torch.stack([self.jitter(image) for image in images])
-        return as_seen(images, self.preprocess), masks
+        seen = self._augment.erase(as_seen(images, self.preprocess))
+        shape = self.train_shape(size)
+        if seen.shape[2:] != shape:
+            seen = F.interpolate(seen, shape, mode="bilinear", antialias=True)
+        return seen, masks
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """The recipe's loss; a network with several outputs in training has the mean of theirs."""
@@ -144,14 +155,6 @@ class Segment(ImageTask):
             for part in several
         ]
         return torch.stack(losses).mean()
-
-    def outputs(self, images: Tensor) -> Tensor:
-        """Logits, averaged with those of the mirrored image if the recipe asks."""
-        ready = self.ordered(images)
-        outputs: Tensor = self.network(ready)
-        if self.recipe.tta and self.recipe.flip == "horizontal":
-            outputs = (outputs + self.network(ready.flip(-1)).flip(-1)) / 2
-        return outputs.float()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Take a batch into loss and counts."""

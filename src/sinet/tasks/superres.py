@@ -87,6 +87,7 @@ class SuperRes(ImageTask):
     """
 
     name = "superres"
+    options = frozenset({"flip", "tta"})
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess
@@ -145,14 +146,6 @@ class SuperRes(ImageTask):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean absolute difference, on the scale 0..1."""
         return F.l1_loss(outputs.float(), targets.float() / 255)
-
-    def outputs(self, images: Tensor) -> Tensor:
-        """The larger images, averaged with those of the mirrored ones if the recipe asks."""
-        ready = self.ordered(images)
-        outputs: Tensor = self.network(ready)
-        if self.recipe.tta and self.recipe.flip == "horizontal":
-            outputs = (outputs + self.network(ready.flip(-1)).flip(-1)) / 2
-        return outputs.float()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Take a batch into the means, picture by picture."""

@@ -64,6 +64,7 @@ def run_training(
     spec = ModelSpec(model, size or own, model_values, source)
     begun = replace(spec, weights=spec.weights or (str(init) if init else None))
     chosen = Recipe.from_yaml(recipe or learns.recipe_name(begun)).replace(**values)
+    chosen.check_for(learns.name, learns.options)
     preprocess = learns.preprocessing(spec, images)
     config = {
         "data": str(data),

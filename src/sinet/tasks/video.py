@@ -92,6 +92,9 @@ class Video(Classify):
     """Learns a network that gives `ClipLogits`; loss and metrics are those of pictures."""
 
     name = "video"
+    # a camera's next frame is compared with the kept features of the last ones, which are those of
+    # one look: no `tta`
+    options = Classify.options - {"tta"}
 
     @staticmethod
     def stats(data: ImageDataset) -> Any:
@@ -146,12 +149,8 @@ class Video(Classify):
         return images
 
     def outputs(self, images: Tensor) -> Any:
-        """`ClipLogits`, averaged with those of the mirrored clips if the recipe asks."""
-        views = [images]
-        if self.recipe.tta and self.recipe.flip == "horizontal":
-            views.append(images.flip(-1))
-        found = zip(*(self.network(view) for view in views), strict=True)
-        return ClipLogits(*(torch.stack(part).float().mean(0) for part in found))
+        """`ClipLogits`."""
+        return ClipLogits(*super().outputs(images))
 
     def logits(self, images: Tensor) -> Tensor:
         """Those of the clips."""

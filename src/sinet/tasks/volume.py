@@ -99,6 +99,7 @@ class Volumes(PatchTask):
     """
 
     name = "volume"
+    options = frozenset({"loss", "label_smoothing", "color_jitter", "flip", "tta"})
 
     def __init__(
         self, network: nn.Module, data: ImageDataset, recipe: Recipe, preprocess: Preprocess

@@ -8,7 +8,7 @@ in its header comment what it is for, what it gave and what it costs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,6 +20,15 @@ from sinet.files import write_text
 from sinet.training._fields import Choice, Range, check, coerce
 
 _RECIPES = Path(__file__).parent / "recipes"
+
+TASK_OPTIONS = frozenset({
+    "loss", "label_smoothing", "mixup", "cutmix", "mix_prob", "mosaic", "randaugment",
+    "color_jitter", "random_erasing", "flip", "crop", "crop_scale", "progressive", "tta",
+})  # fmt: skip
+"""Fields that say what is learned and from what: not every task knows them. The others say how
+weights change, whatever the task."""
+_OFF = {"flip": "none", "crop": "none"}
+"""What switches a field off whose default does something."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,8 @@ class Recipe:
     freeze_norm: bool = False
     """Keep the BatchNorm statistics of the pretrained weights."""
     loss: str = "ce"
-    """What is minimised over pixels: `ce`, `dice`, `focal`, `lovasz`, or a sum such as `ce+dice`;
-    of no meaning where whole images are classified."""
+    """What is minimised over pixels or voxels: `ce`, `dice`, `focal`, `lovasz`, or a sum such as
+    `ce+dice`."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     mixup: float = 0.0
@@ -73,7 +82,7 @@ class Recipe:
     color_jitter: float = 0.0
     """Strength of brightness, contrast and saturation jitter, 0..1."""
     random_erasing: float = 0.0
-    """Share of the images in which a rectangle is erased."""
+    """Share of the images in which a rectangle is erased; masks and boxes stay."""
     flip: str = "horizontal"
     """`horizontal`, or `none` for what must not be mirrored (digits, text)."""
     crop: str = "pad"
@@ -95,7 +104,8 @@ class Recipe:
     progressive: float = 1.0
     """Share of the image size to begin with; the size grows in steps to 1 over the first 3/4."""
     tta: bool = False
-    """Average the validation prediction with that of the mirrored image."""
+    """Look at the mirrored image too: in validation, and in the exported file, which then takes
+    twice as long. Logits and pixels are averaged, boxes of both are sifted together."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -103,6 +113,35 @@ class Recipe:
         """Refuse values out of range, naming the field, the value and what is allowed."""
         for field in dataclasses.fields(self):
             check(field.name, getattr(self, field.name), _ALLOWED.get(field.name))
+        if self.tta and self.flip == "none":
+            raise UsageError(
+                "tta=true looks at mirrored images, which flip=none rules out; set "
+                "flip=horizontal, or leave tta out"
+            )
+        if self.label_smoothing and not {"ce", "focal"} & set(self.loss.split("+")):
+            raise UsageError(
+                f"label_smoothing={self.label_smoothing:g} is no part of loss={self.loss}; leave "
+                "it out, or add cross-entropy, as in ce+dice"
+            )
+
+    def check_for(self, task: str, options: Collection[str]) -> None:
+        """Refuse what a task would ignore.
+
+        Args:
+            task: its name.
+            options: those of `TASK_OPTIONS` that it knows; others must be at their default or off.
+
+        Raises:
+            UsageError: one is neither.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            idle = (field.default, _OFF.get(field.name, field.default))
+            if field.name in TASK_OPTIONS - set(options) and value not in idle:
+                raise UsageError(
+                    f"{field.name}={str(value).lower()} means nothing to {task}; leave it out. Its "
+                    f"own options: {', '.join(sorted(options))}"
+                )
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Recipe:

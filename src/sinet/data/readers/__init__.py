@@ -22,6 +22,7 @@ from typing import Protocol, cast
 from sinet.data.dataset import ImageDataset
 from sinet.data.image import SUFFIXES
 from sinet.data.readers._layout import SPLITS, visible
+from sinet.data.remarks import Remark
 from sinet.errors import DataError
 
 
@@ -109,13 +110,13 @@ def _read_one(folder: Path, first: Reader, *others: Reader) -> ImageDataset:
     if rivals:
         given = " and ".join(reader.FORMAT for reader in (first, *rivals))
         if len(ways) < len(rivals):
-            ways.append("take the files of the other formats away")
-        data.notes.append(
-            f"there is more than one format, {given}; read as {first.FORMAT}: to choose, "
-            f"{', or '.join(ways)}"
-        )
+            about = "; ".join(f"{reader.FORMAT}: {reader.EXPECTS}" for reader in (first, *rivals))
+            ways.append(f"take the files of the other formats away ({about})")
+        said = f"there is more than one format, {given}; read as {first.FORMAT}: to choose, "
+        data.remarks.append(Remark(said + ", or ".join(ways), flaw=True))
     if alike:
-        data.notes.append(f"read as {first.FORMAT}; it also looks like {', '.join(alike)}")
+        said = f"read as {first.FORMAT}; it also looks like {', '.join(alike)}"
+        data.remarks.append(Remark(said))
     return data
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from sinet.data.boxes import Boxes, Remark, presence, repaired, summary
-from sinet.data.dataset import ClassId, ImageDataset, Split, listed
+from sinet.data.boxes import Boxes, Fault, presence, repaired, summary
+from sinet.data.dataset import ClassId, ImageDataset, Split
 from sinet.data.image import ORIENTATION_TAG, SUFFIXES, opened
 from sinet.data.instances import Outlined
 from sinet.data.readers._layout import SPLITS
+from sinet.data.remarks import Remark, Spot, listed
 from sinet.errors import DataError
 
 TASK = "detect"
@@ -86,7 +87,7 @@ def collect(
     form: str,
     found: Mapping[str, Sequence[Picture]],
     names: Mapping[ClassId, str],
-    notes: Sequence[str],
+    remarks: Sequence[Remark],
     outlined: bool = False,
 ) -> ImageDataset:
     """The data set: boxes in pixels, checked; ids become indices in the order of `names`.
@@ -96,7 +97,7 @@ def collect(
         form: the format that was read.
         found: the images of each split.
         names: of the classes, by the user's ids.
-        notes: what was noticed before.
+        remarks: what was noticed before.
         outlined: keep the outlines of objects, and only objects that have one.
 
     Raises:
@@ -105,66 +106,83 @@ def collect(
     if not any(found.values()):
         raise DataError(f"{root}: none of the annotated images is there; put them beside their "
                         "annotations")  # fmt: skip
-    names, unnamed = _with_unnamed(found, names)
-    index = {key: i for i, key in enumerate(names)}
-    remarks: list[Remark] = []
+    strange = _unnamed(found, names)
+    every = {**names, **{key: str(key) for key in sorted(strange, key=str)}}
+    index = {key: i for i, key in enumerate(every)}
+    faults: list[Fault] = []
     problems: list[str] = []
     splits = {}
     with ThreadPoolExecutor() as pool:
         for split, pictures in found.items():
             targets = []
-            for boxes, said, problem in pool.map(
+            for boxes, wrong, problem in pool.map(
                 lambda p: _boxes(root, p, index, outlined), pictures
             ):
                 targets.append(boxes)
-                remarks += said
+                faults += wrong
                 problems += [problem] if problem else []
             items = [picture.path for picture in pictures]
             paths = [path.relative_to(root).as_posix() for path in items]
-            splits[split] = Split(items, presence(targets, len(names)), paths, targets=targets)
+            splits[split] = Split(items, presence(targets, len(every)), paths, targets=targets)
     refuse(root, "annotations were made for images of another size", problems,
            "put the images back that were annotated")  # fmt: skip
     boxes_in_all = sum(len(target) for split in splits.values() for target in split.targets)
     if not boxes_in_all:
         what = "outline" if outlined else "box"
-        raise DataError(f"{root}: {form} without a single usable {what}; "
-                        f"{'; '.join(summary(remarks))} draw some first")  # fmt: skip
+        shown = "".join(f"\n  {remark.text}" for remark in summary(faults))
+        raise DataError(f"{root}: {form} without a single usable {what}{shown}\ndraw some first")
     empty = [
         n for s in splits.values() for n, t in zip(s.names, s.targets, strict=True) if not len(t)
     ]
-    lines = [f"{boxes_in_all} {'objects' if outlined else 'boxes'}", *notes, *unnamed]
-    lines += summary(remarks)
+    said = [Remark(f"{boxes_in_all} {'objects' if outlined else 'boxes'}"), *remarks]
+    said += _said_of_unnamed(strange, splits, len(names)) + summary(faults)
     if not outlined and any(_outline(a) for s in splits.values() for t in s.targets
                             for a in t.annotations):  # fmt: skip
-        lines.append("objects have outlines too: `--task instances` learns these")
+        said.append(Remark("objects have outlines too: `--task instances` learns these"))
     if empty:
         what = "outline" if outlined else "box"
         some = listed(empty, 3)
-        lines.append(f"{len(empty)} images have no {what} and count as background: {some}")
-    classes = list(names.values())
-    return ImageDataset(root, form, classes, list(names), True, splits, notes=lines, task=TASK)
+        said.append(Remark(f"{len(empty)} images have no {what} and count as background: {some}"))
+    classes = list(every.values())
+    return ImageDataset(root, form, classes, list(every), True, splits, remarks=said, task=TASK)
 
 
-def _with_unnamed(
+def _unnamed(
     found: Mapping[str, Sequence[Picture]], names: Mapping[ClassId, str]
-) -> tuple[dict[ClassId, str], list[str]]:
-    """The names, with those ids that have none called by their number; and a word about these."""
+) -> dict[ClassId, str]:
+    """The ids that have no name, each with the first file that holds it."""
     strange: dict[ClassId, str] = {}
     for pictures in found.values():
         for picture in pictures:
             for key in picture.ids:
                 if key not in names:
                     strange.setdefault(key, picture.source)
-    every = {**names, **{key: str(key) for key in sorted(strange, key=str)}}
+    return strange
+
+
+def _said_of_unnamed(
+    strange: Mapping[ClassId, str], splits: Mapping[str, Split], named: int
+) -> list[Remark]:
+    """A remark on ids without a name, with their boxes: those of classes from index `named` on."""
+    if not strange:
+        return []
     first = "; ".join(f"{key} in {source}" for key, source in list(strange.items())[:3])
-    note = f"{len(strange)} class ids have no name and are called by their number: {first}"
-    return every, [note] if strange and names else []
+    text = f"{len(strange)} class ids have no name and are called by their number: {first}"
+    if not named:  # a choice of whoever made the data set, so no box is wrong
+        return [Remark(text)]
+    boxes = tuple(
+        Spot(target.name, box=tuple(corners.tolist()))
+        for split in splits.values()
+        for target in split.targets
+        for corners in target.corners[target.labels >= named]
+    )
+    return [Remark(text, True, "class unnamed", boxes)]
 
 
 def _boxes(
     root: Path, picture: Picture, index: Mapping[ClassId, int], outlined: bool
-) -> tuple[Boxes, list[Remark], str]:
-    """Boxes in the pixels of their image, remarks, and why they cannot be used (or nothing)."""
+) -> tuple[Boxes, list[Fault], str]:
+    """Boxes in the pixels of their image, faults, and why they cannot be used (or nothing)."""
     labels = [index[key] for key in picture.ids]
     boxes = Boxes.of(
         picture.source, picture.corners, labels, picture.crowd or None, picture.annotations
@@ -182,18 +200,19 @@ def _boxes(
             return boxes, [], (f"{picture.source}: made for {wide} x {high} pixels, "
                                f"{picture.path.name} has {width} x {height}")  # fmt: skip
         scale = width / wide, height / high  # annotated before it was resized
-    whole, remarks = repaired(boxes.scaled(*scale), height, width)
+    whole, faults = repaired(boxes.scaled(*scale), height, width)
     if outlined:
         whole, said = _with_outlines(whole, scale, (height, width))
-        remarks += said
-    return replace(whole, name=picture.path.relative_to(root).as_posix()), remarks, ""
+        faults += said
+    name = picture.path.relative_to(root).as_posix()
+    return replace(whole, name=name), [replace(fault, picture=name) for fault in faults], ""
 
 
 def _with_outlines(
     boxes: Boxes, scale: tuple[float, float], size: Size
-) -> tuple[Outlined, list[Remark]]:
-    """The boxes that have an outline, which is brought into pixels; remarks about the others."""
-    outlines, remarks = [], []
+) -> tuple[Outlined, list[Fault]]:
+    """The boxes that have an outline, which is brought into pixels; the faults of the others."""
+    outlines, faults = [], []
     for i, annotation in enumerate(boxes.annotations):
         given = _outline(annotation)
         parts = given
@@ -202,12 +221,13 @@ def _with_outlines(
             parts = [(np.reshape(part, (-1, 2)) * scale).ravel().tolist() for part in parts]
         if not parts:
             kind = "few" if given else "bare"
-            remarks.append(Remark(kind, f"{boxes.name}, object {i + 1}"))
+            where = f"{boxes.name}, object {i + 1}"
+            faults.append(Fault(kind, where, tuple(boxes.corners[i].tolist())))
         outlines.append(parts)
     there = np.array([bool(parts) for parts in outlines], bool)
     held = tuple(parts for parts in outlines if parts)
     kept = boxes.select(there)
-    return Outlined(kept.name, kept.corners, kept.labels, kept.crowd, (), held, size), remarks
+    return Outlined(kept.name, kept.corners, kept.labels, kept.crowd, (), held, size), faults
 
 
 def _outline(annotation: Mapping[str, Any]) -> Any:
@@ -225,6 +245,13 @@ def upright_size(path: Path) -> Size:
     image = opened(path)
     turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
     return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def unlisted(paths: Iterable[Path]) -> list[Path]:
+    """The pictures that lie beside these, but are none of them."""
+    known = set(paths)
+    homes = sorted({path.parent for path in known if path.parent.is_dir()})
+    return [path for home in homes for path in files_in(home, *SUFFIXES) if path not in known]
 
 
 def refuse(root: Path, what: str, problems: Sequence[str], advice: str) -> None:
@@ -257,8 +284,3 @@ def refuse_mixture(
                     break
     advice = "mixed formats: convert all annotations to one format, or make two data sets"
     refuse(root, f"images have no annotation in {form} but in another format", problems, advice)
-
-
-def left_out(count: int, what: str, names: Sequence[str]) -> list[str]:
-    """A note about what is left out, or none."""
-    return [f"{count} {what} and are left out: {listed(names, 3)}"] if count else []

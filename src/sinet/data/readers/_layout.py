@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sinet.data.dataset import ClassId, ImageDataset, Items, Split
+from sinet.data.remarks import Remark, Spot
 
 SPLITS = {
     "train": "train",
@@ -43,6 +44,21 @@ def seen_from(root: Path, path: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
+def spots(root: Path, paths: Iterable[Path]) -> list[Spot]:
+    """Pictures that are in no split, to be drawn all the same."""
+    return [Spot(seen_from(root, path), path) for path in paths]
+
+
+def showing(splits: Mapping[str, Split], classes: Sequence[int]) -> tuple[Spot, ...]:
+    """The samples in which one of these classes occurs, by labels (N, classes) of 0 and 1."""
+    return tuple(
+        Spot(name)
+        for split in splits.values()
+        for name, row in zip(split.names, split.labels, strict=True)
+        if row[classes].any()
+    )
+
+
 @dataclass
 class Found:
     """Samples of one split: items, their labels (the user's ids, one or several), their names."""
@@ -58,7 +74,7 @@ def assemble(
     found: Mapping[str, Found],
     classes: Mapping[ClassId, str],
     multilabel: bool = False,
-    notes: Sequence[str] = (),
+    remarks: Sequence[Remark] = (),
 ) -> ImageDataset:
     """A data set whose label order is the order of `classes` (id -> name)."""
     position = {key: index for index, key in enumerate(classes)}
@@ -72,6 +88,6 @@ def assemble(
         else:
             labels = np.array([position[key] for key in part.labels], dtype=np.int64)
         splits[name] = Split(part.items, labels, part.names)
-    return ImageDataset(
-        root, format, list(classes.values()), list(classes), multilabel, splits, notes=list(notes)
-    )
+    names = list(classes.values())
+    said = list(remarks)
+    return ImageDataset(root, format, names, list(classes), multilabel, splits, remarks=said)

@@ -14,6 +14,7 @@ from sinet.data.dataset import ClassId, ImageDataset, Split
 from sinet.data.image import ImageError
 from sinet.data.masks import VOID
 from sinet.data.readers._layout import seen_from
+from sinet.data.remarks import Remark, Spot
 from sinet.data.volumes import (
     SAME_SPACING,
     LabelMap,
@@ -64,7 +65,7 @@ def assembled(
     form: str,
     found: Mapping[str, Sequence[Pair]],
     named: Mapping[int, str],
-    notes: Sequence[str] = (),
+    remarks: Sequence[Remark] = (),
 ) -> ImageDataset:
     """A data set of volumes and label maps.
 
@@ -73,7 +74,7 @@ def assembled(
         form: the name of the format.
         found: split -> (volume, label map).
         named: label -> name; empty = the labels are learned from the maps.
-        notes: what the reader decided.
+        remarks: what the reader decided.
 
     Raises:
         DataError: a label map of another shape or at another place than its volume, volumes of
@@ -98,8 +99,8 @@ def assembled(
     }
     classes = [named.get(v, "background" if v == 0 else f"label {v}") for v in values]
     ids: list[ClassId] = list(values)
-    said = [*notes, *_spacings(good, base)]
-    return ImageDataset(root, form, classes, ids, True, splits, notes=said, task="volume")
+    said = [*remarks, *_spacings(good, base)]
+    return ImageDataset(root, form, classes, ids, True, splits, remarks=said, task="volume")
 
 
 def _split(pairs: Sequence[_Pair], values: Sequence[int], base: Path) -> VolumeSplit:
@@ -166,8 +167,8 @@ def _strange(pairs: Sequence[_Pair], named: Mapping[int, str], base: Path) -> li
     return [_Problem(what, _LABELS)]
 
 
-def _spacings(pairs: Sequence[_Pair], base: Path) -> list[str]:
-    """A note about volumes that will be resampled, or none."""
+def _spacings(pairs: Sequence[_Pair], base: Path) -> list[Remark]:
+    """A remark on volumes that will be resampled, or none."""
     common = common_spacing(np.array([pair.spacing for pair in pairs]))
     off = [
         pair
@@ -177,8 +178,10 @@ def _spacings(pairs: Sequence[_Pair], base: Path) -> list[str]:
     if not off:
         return []
     usual, other = (" x ".join(f"{v:g}" for v in mm) for mm in (common, off[0].spacing))
-    return [
+    spots = tuple(Spot(seen_from(base, pair.image)) for pair in off)
+    said = (
         f"{len(off)} of {len(pairs)} volumes do not have the median spacing, {usual} mm, such as "
-        f"{seen_from(base, off[0].image)} with {other} mm; where training volumes differ, all "
-        "are resampled to their median"
-    ]
+        f"{spots[0].name} with {other} mm; where training volumes differ, all are resampled to "
+        "their median"
+    )
+    return [Remark(said, True, "other spacing", spots)]

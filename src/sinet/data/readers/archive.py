@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from sinet.data.dataset import ImageDataset
+from sinet.data.remarks import Remark
 from sinet.errors import DataError, SinetError
 
 FORMAT = "archive"
@@ -52,7 +53,7 @@ def read(root: Path) -> ImageDataset:
     folder = unpacked(root)
     data = read_any(folder)
     data.format = f"{data.format} in {root.name}"
-    data.notes.append(f"unpacked into {folder}")
+    data.remarks.append(Remark(f"unpacked into {folder}"))
     return data
 
 

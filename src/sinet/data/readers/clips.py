@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from sinet.data.clips import ClipSplit, frame_files, is_clip
-from sinet.data.dataset import ALL, ClassId, ImageDataset, listed
+from sinet.data.dataset import ALL, ClassId, ImageDataset
 from sinet.data.image import SUFFIXES
-from sinet.data.readers._layout import SPLITS, visible
+from sinet.data.readers._layout import SPLITS, spots, visible
+from sinet.data.remarks import Spot, left_out
 from sinet.data.video import VIDEOS, is_video
 from sinet.errors import DataError
 
@@ -56,9 +57,11 @@ def read(root: Path) -> ImageDataset:
         labels = np.array([label for _, label in both], dtype=np.int64)
         splits[split] = ClipSplit(clips, labels, [c.relative_to(root).as_posix() for c in clips])
     empty = sorted({name for part in parts.values() for name in part} - set(names))
-    notes = [f"folders without a clip are left out: {listed(empty)}"] if empty else []
+    remarks = left_out([*map(Spot, empty)], "folders have no clip", "no clip")
+    loose = [path for part in _splits(root).values() for path in visible(part) if is_video(path)]
+    remarks += left_out(spots(root, loose), "videos are in no folder of a class", "of no class")
     ids: list[ClassId] = list(names)
-    return ImageDataset(root, FORMAT, names, ids, False, dict(splits), notes=notes, task=TASK)
+    return ImageDataset(root, FORMAT, names, ids, False, dict(splits), remarks=remarks, task=TASK)
 
 
 def _listed(part: Path) -> dict[str, list[Path]]:

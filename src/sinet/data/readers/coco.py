@@ -22,11 +22,13 @@ from sinet.data.readers._boxes import (
     files_in,
     folders_with,
     is_picture,
-    left_out,
     refuse,
     refuse_mixture,
     split_of,
+    unlisted,
 )
+from sinet.data.readers._layout import spots
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
 FORMAT = "COCO"
@@ -55,19 +57,19 @@ def read(root: Path, outlined: bool = False) -> ImageDataset:
     images = [path for path in below(root) if is_picture(path)]
     found: dict[str, list[Picture]] = {}
     names: dict[ClassId, str] = {}
-    notes: list[str] = []
+    remarks: list[Remark] = []
     for split, path in _chosen(root).items():
         content = load(root, path)
         learn_names(root, path, content["categories"], names)
-        found[split] = _pictures(root, path, split, content, images, notes)
+        found[split] = _pictures(root, path, split, content, images, remarks)
     used = {picture.path for pictures in found.values() for picture in pictures}
     homes = {path.parent for path in used}
-    bare = [path for path in images if path not in used and path.parent in homes]
+    bare = unlisted(used)
     beside = [folder for folder in folders_with(root) if folder not in homes]
     refuse_mixture(root, FORMAT, bare, {".xml": "Pascal VOC", ".txt": "YOLO txt"}, beside)
-    notes += left_out(len(bare), "images are in no JSON file", [path.name for path in bare])
+    remarks += left_out(spots(root, bare), "images are in no JSON file", "in no JSON file")
     ordered = {key: names[key] for key in sorted(names, key=order)}
-    return collect(root, FORMAT, found, ordered, notes, outlined)
+    return collect(root, FORMAT, found, ordered, remarks, outlined)
 
 
 def order(key: ClassId) -> tuple[bool, Any]:
@@ -156,7 +158,7 @@ def _pictures(
     split: str,
     content: Mapping[str, Any],
     images: Sequence[Path],
-    notes: list[str],
+    remarks: list[Remark],
 ) -> list[Picture]:
     """The images of one file with their boxes; what does not fit together is noted."""
     name = path.relative_to(root).as_posix()
@@ -191,8 +193,9 @@ def _pictures(
             picture.crowd.append(bool(entry.get("iscrowd", 0)))
             picture.annotations.append(entry)
     refuse(root, "annotations cannot be read", problems, "correct them, or take them out")
-    notes += left_out(len(lost), f"annotations of {name} belong to no image", lost)
-    notes += left_out(len(absent), f"images of {name} are not there", list(absent.values()))
+    alone, gone = map(Spot, lost), map(Spot, absent.values())
+    remarks += left_out([*alone], f"annotations of {name} belong to no image", "no image")
+    remarks += left_out([*gone], f"images of {name} are not there", "not there")
     return list(known.values())
 
 

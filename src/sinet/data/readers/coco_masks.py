@@ -17,15 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from sinet.data.dataset import ALL, ClassId, ImageDataset
+from sinet.data.dataset import ALL, ClassId, ImageDataset, Split
 from sinet.data.image import ImageError
 from sinet.data.instances import Outline, region_of
 from sinet.data.masks import VOID, Mapped, Mask, MaskFormat
-from sinet.data.readers._boxes import below, files_in, folders_with, is_picture, left_out, split_of
-from sinet.data.readers._layout import seen_from
+from sinet.data.readers._boxes import (
+    below,
+    files_in,
+    folders_with,
+    is_picture,
+    split_of,
+    unlisted,
+)
+from sinet.data.readers._layout import seen_from, showing, spots
 from sinet.data.readers.coco import Places, learn_names, load, order
 from sinet.data.readers.masks import checked, described, masks_by_name, refuse_masks
 from sinet.data.regions import Size
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
 FORMAT = "COCO panoptic or stuff"
@@ -69,7 +77,9 @@ class _Source:
     annotations: Path
     images: Path | None = None
     masks: Path | None = None
-    notes: list[str] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+    found: list[Path] = field(default_factory=list)
+    """The images of the file that are there."""
 
     @property
     def name(self) -> str:
@@ -105,18 +115,29 @@ def read(root: Path) -> ImageDataset:
         raise DataError(f"{root}: {len(ids)} classes; masks hold at most {VOID}: take some out")
     index = {key: i for i, key in enumerate(ids)}
     problems: list[str] = []
-    notes = [f"{len(ids)} classes; pixels of no segment count for nothing"]
-    if unnamed := [str(key) for key in ids if key not in names]:
-        notes.append(f"{len(unnamed)} class ids have no name and are called by their number: "
-                     f"{', '.join(unnamed[:3])}")  # fmt: skip
+    remarks = [Remark(f"{len(ids)} classes; pixels of no segment count for nothing")]
     splits = {}
     for source, content in contents:
         images, masks = _masked(source, content, index)
         splits[source.split] = checked(root, images, masks, len(ids), problems)
-        notes += source.notes
+        remarks += source.remarks
     refuse_masks(root, problems)
+    bare = unlisted(path for source, _ in contents for path in source.found)
+    remarks += left_out(spots(root, bare), "images are in no JSON file", "in no JSON file")
+    remarks += _unnamed(ids, names, splits)
     classes = [names.get(key, str(key)) for key in ids]
-    return ImageDataset(root, FORMAT, classes, ids, True, splits, notes=notes, task=TASK)
+    return ImageDataset(root, FORMAT, classes, ids, True, splits, remarks=remarks, task=TASK)
+
+
+def _unnamed(
+    ids: Sequence[ClassId], names: Mapping[ClassId, str], splits: Mapping[str, Split]
+) -> list[Remark]:
+    """A remark on ids without a name, each with an image that shows it."""
+    strange = [i for i, key in enumerate(ids) if key not in names]
+    holders = [(ids[i], next(iter(showing(splits, [i])), None)) for i in strange[:3]]
+    first = "; ".join(f"{key} in {spot.name}" for key, spot in holders if spot)
+    text = f"{len(strange)} class ids have no name and are called by their number: {first}"
+    return [Remark(text, True, "class unnamed", showing(splits, strange))] if strange else []
 
 
 def _sources(root: Path) -> list[_Source]:
@@ -165,20 +186,28 @@ def _masked(
     images: list[Path] = []
     masks: list[Any] = []
     absent, bare = [], []
+    known = {image.get("id") for image in content["images"]}
+    lost = [f"annotation of image id {key}" for key in entries if key not in known]
     for image in content["images"]:
         file, said = str(image.get("file_name", "")), entries.get(image.get("id"), [])
         place, png = places.find(file), pngs.get(Path(file).stem)
+        source.found += [place] if place else []
         if place is None:
             absent.append(file)
         elif not said or (panoptic and png is None):
-            bare.append(file)
+            bare.append(place)
         else:
             images.append(place)
             masks.append(
                 _segments(source, png, said[0], index) if png else _painted(image, said, index)
             )
-    source.notes += left_out(len(absent), f"images of {source.name} are not there", absent)
-    source.notes += left_out(len(bare), f"images of {source.name} have no mask", bare)
+    remarks = source.remarks
+    alone, gone = map(Spot, lost), map(Spot, absent)
+    remarks += left_out([*alone], f"annotations of {source.name} belong to no image", "no image")
+    remarks += left_out([*gone], f"images of {source.name} are not there", "not there")
+    remarks += left_out(
+        spots(source.root, bare), f"images of {source.name} have no mask", "no mask"
+    )
     if not images:
         raise DataError(f"{source.root}: no image of {source.name} is there with a mask; put them "
                         "beside it, or say in a YAML file where they are")  # fmt: skip

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sinet.data.dataset import ALL, ClassId, ImageDataset
-from sinet.data.readers._layout import SPLITS, Found, assemble, split_in, visible
+from sinet.data.readers._boxes import unlisted
+from sinet.data.readers._layout import SPLITS, Found, assemble, split_in, spots, visible
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
 FORMAT = "CSV"
@@ -65,13 +67,15 @@ def read(root: Path) -> ImageDataset:
             f"{root} has several CSV files ({names}); expected one, or train.csv, val.csv and "
             "test.csv: give the path of the one that is meant"
         )
-    notes = [f"{table.file.name}: {len(table.rows)} rows" for table in with_paths]
+    remarks = [Remark(f"{t.file.name}: {len(t.rows)} rows") for t in with_paths]
+    others = [Spot(table.file.name) for table in tables if table not in with_paths]
+    remarks += left_out(others, "tables have no paths with labels", "no labels")
     samples: list[_Sample] = []
     for table in with_paths:
         default = (split_in(table.file.stem) if len(with_paths) > 1 else None) or ALL
         samples += _samples(table, default)
     base = root if root.is_dir() else root.parent
-    return _assemble(root, base, samples, _hot_columns(with_paths[0]), notes)
+    return _assemble(root, base, samples, _hot_columns(with_paths[0]), remarks)
 
 
 def _files(root: Path) -> list[Path]:
@@ -136,7 +140,7 @@ def _samples(table: _Table, default: str) -> list[_Sample]:
 
 
 def _assemble(
-    root: Path, base: Path, samples: list[_Sample], declared: list[str], notes: list[str]
+    root: Path, base: Path, samples: list[_Sample], declared: list[str], remarks: list[Remark]
 ) -> ImageDataset:
     if not samples:
         raise DataError(f"{root} has no row below its header; expected one a picture")
@@ -156,7 +160,9 @@ def _assemble(
         part.items.append(folder / path)  # type: ignore[union-attr]
         part.labels.append(own if multilabel else own[0])  # type: ignore[attr-defined]
         part.names.append(path)
-    return assemble(root, FORMAT, found, {key: str(key) for key in ids}, multilabel, notes)
+    bare = spots(base, unlisted(folder / path for _, path, _ in samples))
+    remarks += left_out(bare, "images are in no table", "in no table")
+    return assemble(root, FORMAT, found, {key: str(key) for key in ids}, multilabel, remarks)
 
 
 def _keys(cell: str | list[str], multilabel: bool) -> list[str]:

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sinet.data.cubes import Array, CubeSplit, PixelLabels, is_cube, read_cube
-from sinet.data.dataset import ClassId, ImageDataset
+from sinet.data.dataset import ClassId, ImageDataset, Split
 from sinet.data.masks import VOID, presence
-from sinet.data.readers._layout import visible
+from sinet.data.readers._layout import showing, visible
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
 FORMAT = "hyperspectral scenes"
@@ -57,7 +58,8 @@ def read(root: Path) -> ImageDataset:
             f"{VOID - 1} at most"
         )
     parts: dict[str, list[tuple[Path, PixelLabels]]] = {}
-    notes = [f"{len(scenes)} scenes" if len(scenes) > 1 else "one scene, its pixels divided"]
+    one = "one scene, its pixels divided"
+    remarks = [Remark(f"{len(scenes)} scenes" if len(scenes) > 1 else one)]
     for scene, both in scenes:
         given: dict[str, Place] = {s: (path, None) for s, path in both.items() if s}
         drawn: dict[str, Place] = given or {
@@ -67,14 +69,16 @@ def read(root: Path) -> ImageDataset:
             labels = PixelLabels.of(f"{path.name}:{split}", path, tuple(values), pixels)
             parts.setdefault(split, []).append((scene, labels))
     if not any(split for _, both in scenes for split in both):
-        notes.append(
+        remarks.append(Remark(
             f"up to {TRAIN} pixels of each class to learn from, seed {SEED}; those to test on lie "
             "next to them, which flatters every model"
-        )
+        ))  # fmt: skip
     splits = {name: _split(name, rows) for name, rows in parts.items()}
     ids: list[ClassId] = list(values)
-    names = _names(root, values)
-    return ImageDataset(root, FORMAT, names, ids, True, dict(splits), notes=notes, task=TASK)
+    named = _named(root)
+    remarks += _unnamed(values, named, splits) + _alone(root, scenes)
+    names = [named.get(v, f"class {v}") for v in values]
+    return ImageDataset(root, FORMAT, names, ids, True, dict(splits), remarks=remarks, task=TASK)
 
 
 def _check_shapes(scenes: Sequence[Scene], maps: Mapping[Path, Array]) -> None:
@@ -142,10 +146,33 @@ def _scenes(root: Path) -> list[Scene]:
     return sorted(found.items())
 
 
-def _names(root: Path, values: Sequence[int]) -> list[str]:
+def _alone(root: Path, scenes: Sequence[Scene]) -> list[Remark]:
+    """A remark on files of a folder that are neither a scene with a map nor its map."""
+    used = {path for scene, both in scenes for path in (scene, *both.values())}
+    files = [path for path in visible(root) if path.is_file()] if root.is_dir() else []
+    rest = [Spot(path.name) for path in files if is_cube(path) and path not in used]
+    return left_out(rest, "files are no pair of a scene and its map", "no pair")
+
+
+def _named(root: Path) -> dict[int, str]:
+    """Label -> name, as `classes.txt` has them; empty where there is none."""
     path = (root if root.is_dir() else root.parent) / "classes.txt"
     if not path.is_file():
-        return [f"class {v}" for v in values]
+        return {}
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    named = dict(enumerate((line for line in lines if line), 1))
-    return [named.get(v, f"class {v}") for v in values]
+    return dict(enumerate((line for line in lines if line), 1))
+
+
+def _unnamed(
+    values: Sequence[int], named: Mapping[int, str], splits: Mapping[str, Split]
+) -> list[Remark]:
+    """A remark on labels that `classes.txt` does not name, if there is one."""
+    strange = [i for i, value in enumerate(values) if value not in named]
+    if not named or not strange:
+        return []
+    spots = showing(splits, strange)
+    text = (
+        f"labels {', '.join(str(values[i]) for i in strange)} have no name in classes.txt and are "
+        f"called by their number, such as in {spots[0].name}"
+    )
+    return [Remark(text, True, "class unnamed", spots)]

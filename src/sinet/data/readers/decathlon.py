@@ -17,6 +17,7 @@ from typing import Any
 
 from sinet.data.dataset import ImageDataset
 from sinet.data.readers._volumes import Pair, assembled
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
 FORMAT = "decathlon list"
@@ -42,11 +43,13 @@ def read(root: Path) -> ImageDataset:
     assert path is not None
     content = _content(path)
     found: dict[str, list[Pair]] = {}
-    left_out = 0
+    bare: list[Spot] = []
     for key, entries in _entries(content).items():
         for entry in entries:
             if not (isinstance(entry, dict) and entry.get("label")):
-                left_out += 1
+                named = entry.get("image") if isinstance(entry, dict) else entry
+                place = path.parent / named if isinstance(named, str) else None
+                bare.append(Spot(str(named), place))
                 continue
             pair = tuple(_place(path, entry[kind]) for kind in ("image", "label"))
             found.setdefault(_SPLITS[key], []).append((pair[0], pair[1]))
@@ -56,9 +59,9 @@ def read(root: Path) -> ImageDataset:
             f"{path}: {len(absent)} files of the list do not exist, such as {absent[0]}; paths are "
             "relative to the list: put it beside its folders"
         )
-    notes = [f"{left_out} volumes without a label are left out"] if left_out else []
-    notes += [f"modality: {name}" for name in _modality(content)]
-    return assembled(root, FORMAT, found, _labels(content), notes)
+    remarks = left_out(bare, "volumes have no label", "no label")
+    remarks += [Remark(f"modality: {name}") for name in _modality(content)]
+    return assembled(root, FORMAT, found, _labels(content), remarks)
 
 
 def _list(root: Path) -> Path | None:

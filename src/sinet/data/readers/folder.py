@@ -7,12 +7,12 @@ timm have it, so that pretrained classifiers fit.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
 
 from sinet.data.dataset import ALL, ClassId, ImageDataset
 from sinet.data.image import SUFFIXES
-from sinet.data.readers._layout import SPLITS, Found, assemble, visible
+from sinet.data.readers._layout import SPLITS, Found, assemble, seen_from, spots, visible
+from sinet.data.remarks import Remark, left_out
 
 FORMAT = "class folders"
 EXPECTS = "train/CLASS/*.jpg, val/CLASS/*.jpg, perhaps test/...; or CLASS/*.jpg alone"
@@ -33,7 +33,8 @@ def read(root: Path) -> ImageDataset:
     """List the images of each class folder, also those in folders below it."""
     splits = _splits(root) or {ALL: root}
     names = sorted({c.name for part in splits.values() for c in _folders(part)})
-    ignored: Counter[str] = Counter()
+    ignored: dict[str, list[Path]] = {}
+    loose: list[Path] = []
     found = {}
     for split, part in splits.items():
         items: list[Path | bytes] = []
@@ -42,13 +43,17 @@ def read(root: Path) -> ImageDataset:
             images = _images_below(folder, ignored)
             items += images
             labels += [folder.name] * len(images)
+        loose += [path for path in visible(part) if path.suffix.lower() in SUFFIXES]
         found[split] = Found(items, labels, [Path(p).relative_to(root).as_posix() for p in items])  # type: ignore[arg-type]
-    notes = []
+    remarks = left_out(spots(root, loose), "images are in no folder of a class", "of no class")
     if ignored:
-        common = ignored.most_common(5)
-        kinds = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in common)
-        notes.append(f"files that are not images by their ending are ignored: {kinds}")
-    return assemble(root, FORMAT, found, {name: name for name in names}, notes=notes)
+        common = sorted(ignored.items(), key=lambda item: -len(item[1]))[:5]
+        kinds = ", ".join(
+            f"{len(paths)} {suffix or 'without ending'} such as {seen_from(root, paths[0])}"
+            for suffix, paths in common
+        )
+        remarks.append(Remark(f"files that are not images by their ending are ignored: {kinds}"))
+    return assemble(root, FORMAT, found, {name: name for name in names}, remarks=remarks)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -74,7 +79,7 @@ def _holds_images(folder: Path) -> bool:
     )
 
 
-def _images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
+def _images_below(folder: Path, ignored: dict[str, list[Path]]) -> list[Path]:
     images = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -85,5 +90,5 @@ def _images_below(folder: Path, ignored: Counter[str]) -> list[Path]:
             if suffix in SUFFIXES:
                 images.append(Path(parent, name))
             else:
-                ignored[suffix] += 1
+                ignored.setdefault(suffix, []).append(Path(parent, name))
     return images

@@ -13,26 +13,29 @@ line, with or without ending. Images in no list are for training, unless `train.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from sinet.data.boxes import presence
-from sinet.data.dataset import ALL, ClassId, ImageDataset, Split, listed
+from sinet.data.dataset import ALL, ClassId, ImageDataset, Split
 from sinet.data.instances import Numbered
 from sinet.data.masks import raw_pixels
-from sinet.data.readers._layout import SPLITS, seen_from, visible
+from sinet.data.readers._layout import SPLITS, seen_from, spots, visible
 from sinet.data.readers.masks import (
     folder_pairs,
     masks_by_name,
     matched,
     pictures,
     refuse_masks,
+    said_of_lonely,
     upright_shape,
+    without_image,
 )
 from sinet.data.regions import Region, Size
+from sinet.data.remarks import Remark, Spot, left_out, listed
 from sinet.errors import DataError
 
 FORMAT = "instance masks"
@@ -61,9 +64,10 @@ def read(root: Path) -> ImageDataset:
     folders = folder_pairs(root, _IMAGES, _MASKS)
     named = _classes(root, [masks for _, masks in folders.values()])
     lists = _lists(root) if ALL in folders else {}
+    pairs = {split: _paired(*pair, named) for split, pair in folders.items()}
     found: dict[str, list[tuple[Path, list[Source]]]] = {}
-    for split, pair in folders.items():
-        for image, sources in _paired(*pair, named):
+    for split, items in pairs.items():
+        for image, sources in items:
             if part := _part(root, image, lists) if lists else split:
                 found.setdefault(part, []).append((image, sources))
     problems: list[str] = []
@@ -73,11 +77,52 @@ def read(root: Path) -> ImageDataset:
     objects = sum(len(target) for target in targets)
     if not objects:
         raise DataError(f"{root}: the masks are all 0, so there is no object; number the objects")
-    notes = [f"{objects} objects"]
+    remarks = [Remark(f"{objects} objects")]
     if empty := [target.name for target in targets if not len(target)]:
-        notes.append(f"{len(empty)} images have no object: {listed(empty, 3)}")
+        remarks.append(Remark(f"{len(empty)} images have no object: {listed(empty, 3)}"))
+    every = [item for items in pairs.values() for item in items]
+    remarks += _without_each_other(root, folders.values(), named, every)
+    remarks += _out_of_lists(root, lists, [image for image, _ in every])
     ids: list[ClassId] = list(named)
-    return ImageDataset(root, FORMAT, list(named), ids, True, splits, notes=notes, task=TASK)
+    return ImageDataset(root, FORMAT, list(named), ids, True, splits, remarks=remarks, task=TASK)
+
+
+def _without_each_other(
+    root: Path,
+    folders: Iterable[tuple[Path, Path]],
+    named: Mapping[str, str],
+    items: Sequence[tuple[Path, list[Source]]],
+) -> list[Remark]:
+    """Remarks on masks that belong to no image, or to no class, and on images without any mask."""
+    lonely: list[Path] = []
+    loose: list[Path] = []
+    for images, masks in folders:
+        for part in (masks / folder for folder in named.values()):
+            lonely += without_image(images, part) if part.is_dir() else []
+        loose += [] if "" in named.values() else pictures(masks)
+    remarks = said_of_lonely(root, lonely)
+    alone = [Spot(seen_from(root, path)) for path in loose]
+    remarks += left_out(alone, "masks are in no folder of a class", "of no class")
+    if bare := [Spot(seen_from(root, image)) for image, sources in items if not sources]:
+        some = listed([spot.name for spot in bare], 3)
+        text = f"{len(bare)} images have no mask of any class, so nothing is in them: {some}"
+        remarks.append(Remark(text, True, "no mask", tuple(bare)))
+    return remarks
+
+
+def _out_of_lists(
+    root: Path, lists: Mapping[str, set[str]], images: Sequence[Path]
+) -> list[Remark]:
+    """Remarks on images that are in no list, and on names in lists that no image has."""
+    if not lists:
+        return []
+    known = {name for image in images for name in (image.name, image.stem)}
+    absent = sorted(set().union(*lists.values()) - known - {""})
+    spare = [image for image in images if not _part(root, image, lists)]
+    return [
+        *left_out([Spot(name) for name in absent], "names of the lists have no image", "no image"),
+        *left_out(spots(root, spare), "images are in no list", "in no list"),
+    ]
 
 
 def _classes(root: Path, folders: Sequence[Path]) -> dict[str, str]:

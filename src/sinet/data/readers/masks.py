@@ -8,7 +8,7 @@ unlabelled or unlabeled counts for nothing, as does the number 255.
 
 A YAML file may say the same in other words: `train: {images: FOLDER, masks: FOLDER}`, likewise for
 val and test, and `classes: {number: name}`. Its folders may lie elsewhere, and images that have no
-mask there are left out.
+mask there are left out; likewise of Pascal VOC's `SegmentationClass/`, which holds masks of some.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import yaml
 from sinet.data.dataset import ALL, ClassId, ImageDataset, Split
 from sinet.data.image import ORIENTATION_TAG, SUFFIXES, ImageError, opened
 from sinet.data.masks import VOID, Mask, MaskFormat, is_coloured, presence, raw_pixels
-from sinet.data.readers._boxes import left_out
-from sinet.data.readers._layout import SPLITS, seen_from, visible
+from sinet.data.readers._layout import SPLITS, seen_from, spots, visible
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
 FORMAT = "mask folders"
@@ -38,6 +38,8 @@ _MASKS = re.compile(
     r"(masks?|labels?|annot(ation)?s?|gt|ground_?truth|segmentations?|segmentationclass)",
     re.IGNORECASE,
 )
+_OF_SOME = "segmentationclass"
+_OF_OBJECTS = "segmentationobject"
 _IGNORED = re.compile(r"(void|ignored?|unlabell?ed)", re.IGNORECASE)
 _ENDING = re.compile(r"(_mask|_label|_gt|_seg|_l|_labelids)$", re.IGNORECASE)
 _SAMPLE, _MAX_CLASSES = 200, 255
@@ -59,18 +61,20 @@ def read(root: Path) -> ImageDataset:
     """
     about = described(root)
     folders = _said(root, about) if about else folder_pairs(root)
-    found = {split: matched(*pair, every=not about) for split, pair in folders.items()}
-    every = [mask for pairs in found.values() for _, mask in pairs]
+    every = not about and all(m.name.lower() != _OF_SOME for _, m in folders.values())
+    found = {split: matched(*pair, every) for split, pair in folders.items()}
     named = _classes(about) if about else _named(root)
-    form, classes, ids, notes = _learn(every, named)
-    lonely = [path for pair in folders.values() for path in without_image(*pair)]
-    notes += left_out(len(lonely), "masks have no image", [seen_from(root, p) for p in lonely])
+    masks = [mask for pairs in found.values() for _, mask in pairs]
+    form, classes, ids, remarks = _learn(masks, named)
+    for pair in folders.values():
+        remarks += said_of_lonely(root, without_image(*pair))
+        remarks += left_out(spots(root, without_mask(*pair)), "images have no mask", "no mask")
     problems: list[str] = []
     splits = {
         split: _split(root, pairs, form, len(classes), problems) for split, pairs in found.items()
     }
     refuse_masks(root, problems)
-    return ImageDataset(root, FORMAT, classes, ids, True, splits, notes=notes, task=TASK)
+    return ImageDataset(root, FORMAT, classes, ids, True, splits, remarks=remarks, task=TASK)
 
 
 def refuse_masks(root: Path, problems: Sequence[str]) -> None:
@@ -171,24 +175,37 @@ def matched(images: Path, masks: Path, every: bool = True) -> list[tuple[Path, P
     """
     known = masks_by_name(masks)
     pairs = [(path, known[path.stem]) for path in pictures(images) if path.stem in known]
-    lonely = [path.name for path in pictures(images) if path.stem not in known]
-    if lonely and (every or not pairs):
+    bare = without_mask(images, masks)
+    if bare and (every or not pairs):
         raise DataError(
-            f"{len(lonely)} images in {images} have no mask of the same name in {masks}: "
-            f"{', '.join(lonely[:5])}; add their masks or take the images out"
+            f"{len(bare)} images in {images} have no mask of the same name in {masks}: "
+            f"{', '.join(path.name for path in bare[:5])}; add their masks or take the images out"
         )
     return pairs
 
 
+def without_mask(images: Path, masks: Path) -> list[Path]:
+    """The images of a folder whose names no mask has."""
+    known = masks_by_name(masks)
+    return [path for path in pictures(images) if path.stem not in known]
+
+
 def without_image(images: Path, masks: Path) -> list[Path]:
-    """The masks of a folder whose names no image has."""
+    """The masks of a folder that belong to no image, second ones of an image among them."""
     known = {path.stem for path in pictures(images)}
-    return [path for stem, path in masks_by_name(masks).items() if stem not in known]
+    used = {path for stem, path in masks_by_name(masks).items() if stem in known}
+    return [path for path in pictures(masks) if path not in used]
+
+
+def said_of_lonely(root: Path, masks: Sequence[Path]) -> list[Remark]:
+    """A remark on masks that belong to no image."""
+    alone = [Spot(seen_from(root, path)) for path in masks]
+    return left_out(alone, "masks have no image of their own", "no image")
 
 
 def is_mask_folder(name: str) -> bool:
     """Whether a folder of this name holds masks, not images."""
-    return _MASKS.fullmatch(name) is not None
+    return name.lower() == _OF_OBJECTS or _MASKS.fullmatch(name) is not None
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -215,7 +232,7 @@ def _named(root: Path) -> dict[int, str]:
 
 def _learn(
     masks: Sequence[Path], named: Mapping[int, str]
-) -> tuple[MaskFormat, list[str], list[ClassId], list[str]]:
+) -> tuple[MaskFormat, list[str], list[ClassId], list[Remark]]:
     """The format of the masks, the class names, the user's ids, and what was decided."""
     some = [masks[int(i)] for i in np.unique(np.linspace(0, len(masks) - 1, _SAMPLE).astype(int))]
     colours = any(is_coloured(path) for path in some[:20])
@@ -242,11 +259,11 @@ def _learn(
     kept = [v for v in values if v not in ignored]
     index = {v: i for i, v in enumerate(kept)}
     form = MaskFormat(colours, tuple(values), tuple(index.get(v, VOID) for v in values))
-    notes = [f"masks of {'colours' if colours else 'numbers'}: {len(kept)} classes"]
+    said = [Remark(f"masks of {'colours' if colours else 'numbers'}: {len(kept)} classes")]
     if shown := [form.shown(v) for v in sorted(ignored) if v in seen or v in named]:
-        notes.append(f"pixels {', '.join(shown)} count for nothing")
+        said.append(Remark(f"pixels {', '.join(shown)} count for nothing"))
     ids: list[ClassId] = [form.shown(v) if colours else v for v in kept]
-    return form, [names[v] for v in kept], ids, notes
+    return form, [names[v] for v in kept], ids, said
 
 
 def _split(

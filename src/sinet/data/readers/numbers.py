@@ -10,7 +10,9 @@ from pathlib import Path
 
 from sinet.data.dataset import ALL, ClassId, ImageDataset, Split
 from sinet.data.numbers import Number, presence
-from sinet.data.readers._layout import SPLITS, visible
+from sinet.data.readers._boxes import unlisted
+from sinet.data.readers._layout import SPLITS, spots, visible
+from sinet.data.remarks import left_out
 from sinet.errors import DataError
 
 FORMAT = "pictures of numbers"
@@ -32,7 +34,10 @@ def read(root: Path) -> ImageDataset:
     """
     splits = {split: _split(root, table) for split, table in _tables(root).items()}
     ids: list[ClassId] = list(range(10))
-    return ImageDataset(root, FORMAT, [str(i) for i in ids], ids, True, splits, task=TASK)
+    names = [str(i) for i in ids]
+    bare = unlisted(root / name for split in splits.values() for name in split.names)
+    remarks = left_out(spots(root, bare), f"pictures are not in {TABLE}", "no number")
+    return ImageDataset(root, FORMAT, names, ids, True, splits, remarks=remarks, task=TASK)
 
 
 def _tables(root: Path) -> dict[str, Path]:

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from sinet.data.dataset import ALL, ClassId, ImageDataset
-from sinet.data.readers._layout import Found, assemble, split_in
+from sinet.data.readers._layout import Found, assemble, seen_from, split_in
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError, missing_extra
 
 FORMAT = "Parquet"
 EXPECTS = "data/train-*.parquet with an image column (bytes) and a label column"
 TASK = "classify"
 
+KEPT = 10
+"""Pictures without a label that are kept to be looked at: those of a test split may be many."""
 LABELS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
@@ -35,33 +38,37 @@ def read(root: Path) -> ImageDataset:
         UsageError: pyarrow is not installed.
     """
     files = _files(root)
-    image, label, names = _columns(files[0])
-    notes = [f"{len(files)} Parquet files, images in {image!r}, labels in {label!r}"]
+    of = {f: split_in(seen_from(root, f) if root.is_dir() else f.stem) or ALL for f in files}
+    # labels of a test split may be missing
+    image, label, names = _columns(next((f for f in files if of[f] != "test"), files[0]))
+    said = f"{len(files)} Parquet files, images in {image!r}, labels in {label!r}"
+    remarks = [Remark(said)]
     found: dict[str, Found] = {}
-    unlabelled = 0
+    unlabelled: list[Spot] = []
+    without = [Spot(seen_from(root, f)) for f in files if not _has(f, image, label)]
+    remarks += left_out(without, f"files lack the column {image!r} or {label!r}", "no labels")
     for file in files:
-        split = split_in(file.relative_to(root).as_posix() if root.is_dir() else file.stem) or ALL
+        split = of[file]
         part = found.setdefault(split, Found([], [], []))
-        for cell, key in _rows(file, image, label):
-            if key is None or key == -1:  # -1: how hidden test labels are published
-                unlabelled += 1
-                continue
+        for number, (cell, key) in enumerate(_rows(file, image, label), start=1):
             item, name = _item(cell, file)
+            if key is None or key == -1:  # -1: how hidden test labels are published
+                seen = item if len(unlabelled) < KEPT else None
+                unlabelled.append(Spot(f"{file.name}, row {number}", seen))
+                continue
+            _check_named(key, names, f"{file}, row {number}")
             part.items.append(item)  # type: ignore[union-attr]
             part.labels.append(key)  # type: ignore[attr-defined]
             part.names.append(f"{split}/{len(part.names)}" + (f":{name}" if name else ""))
     found = {split: part for split, part in found.items() if part.names}
-    if unlabelled:
-        notes.append(f"{unlabelled} rows without a label are left out")
+    remarks += left_out(unlabelled, "rows have no label", "no label")
     keys = [key for part in found.values() for key in part.labels]
     multilabel = any(isinstance(key, list) for key in keys)
     ids = _ids(root, keys, multilabel)
-    if names and ids and int(max(ids)) >= len(names):
-        raise DataError(f"{root}: label {max(ids)} but only {len(names)} class names in the schema")
     classes: dict[ClassId, str] = {key: str(key) for key in ids}
     if names:  # also those without a sample
         classes = {key: name for key, name in enumerate(names)}
-    return assemble(root, FORMAT, found, classes, multilabel, notes)
+    return assemble(root, FORMAT, found, classes, multilabel, remarks)
 
 
 def _files(root: Path) -> list[Path]:
@@ -128,12 +135,25 @@ def _names(feature: Any) -> list[str]:
     return _names(feature["feature"]) if isinstance(feature, dict) and "feature" in feature else []
 
 
+def _check_named(key: Any, names: Sequence[str], where: str) -> None:
+    """Raise a DataError where the schema names classes, but not this label's."""
+    values = key if isinstance(key, list) else [key]
+    strange = [v for v in values if isinstance(v, int) and not 0 <= v < len(names)]
+    if names and strange:
+        raise DataError(
+            f"{where}: label {strange[0]}, but the schema names {len(names)} classes, 0 to "
+            f"{len(names) - 1}; correct the label, or name its class"
+        )
+
+
+def _has(file: Path, *columns: str) -> bool:
+    return set(columns) <= set(_open(file).schema_arrow.names)
+
+
 def _rows(file: Path, image: str, label: str) -> Sequence[tuple[Any, Any]]:
-    table = _open(file)
-    missing = [name for name in (image, label) if name not in table.schema_arrow.names]
-    if missing:
+    if not _has(file, image, label):
         return []  # a test file without labels
-    data = table.read(columns=[image, label])
+    data = _open(file).read(columns=[image, label])
     return list(zip(data[image].to_pylist(), data[label].to_pylist(), strict=True))
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from sinet.data.dataset import ALL, ImageDataset, Split
 from sinet.data.image import ORIENTATION_TAG, SUFFIXES, opened
 from sinet.data.photos import Photo
-from sinet.data.readers._layout import SPLITS, visible
+from sinet.data.readers._layout import SPLITS, spots, visible
+from sinet.data.remarks import Remark, left_out
 from sinet.data.views import Smaller, ViewedSplit
 from sinet.errors import DataError
 
@@ -57,12 +58,18 @@ def read(root: Path) -> ImageDataset:
         matched = {name: _matched(*folders) for name, folders in pairs.items()}
         scale = _common_scale(matched)
         splits = {name: _paired(root, found, scale) for name, found in matched.items()}
-        note = f"pairs of pictures, {scale} times larger"
+        remarks = [Remark(f"pairs of pictures, {scale} times larger")]
+        large = [path for folder, _ in pairs.values() for path in _walk(folder)]
+        used = {path for found in matched.values() for _, path in found}
+        bare = spots(root, [path for path in large if path not in used])
+        remarks += left_out(bare, "large pictures have no small one", "no small one")
     else:
         scale = _wanted_scale(root)
         splits = {name: _made(root, list(_walk(part)), scale) for name, part in parts.items()}
-        note = f"small pictures are made {scale} times smaller, by antialiased bicubic"
-    return ImageDataset(root, FORMAT, [f"x{scale}"], [scale], True, splits, notes=[note], task=TASK)
+        said = f"small pictures are made {scale} times smaller, by antialiased bicubic"
+        remarks = [Remark(said)]
+    names = [f"x{scale}"]
+    return ImageDataset(root, FORMAT, names, [scale], True, splits, remarks=remarks, task=TASK)
 
 
 def _splits(root: Path) -> dict[str, Path]:

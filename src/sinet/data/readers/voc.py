@@ -3,12 +3,13 @@
 `Annotations/` and `JPEGImages/` (or `images/`) with the splits as lists in `ImageSets/Main/`; or
 splits as folders in which XML files and images lie together or in two folders; or one such folder.
 Corners count pixels from 1 and include both ends, as in the original; where a file has a corner at
-0 they are taken to count from 0.
+0 they are taken to count from 0. Pictures in `SegmentationClass/`, or another folder named like
+those of masks, are none of its images, unless XML files lie beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,11 +22,13 @@ from sinet.data.readers._boxes import (
     files_in,
     folders_with,
     is_picture,
-    left_out,
     refuse,
     refuse_mixture,
     split_of,
 )
+from sinet.data.readers._layout import seen_from, spots
+from sinet.data.readers.masks import is_mask_folder
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
 FORMAT = "Pascal VOC"
@@ -54,7 +57,8 @@ def read(root: Path) -> ImageDataset:
     files = list(below(root))
     sheets = {path: _parsed(root, path) for path in files if path.suffix.lower() == ".xml"}
     sheets = {path: tree for path, tree in sheets.items() if tree.tag == "annotation"}
-    pairs, lonely, bare = _paired([path for path in files if is_picture(path)], list(sheets))
+    images = [path for path in files if is_picture(path) and not _is_mask(root, path, sheets)]
+    pairs, lonely, bare = _paired(images, list(sheets))
     refuse_mixture(
         root, FORMAT, bare, {".txt": "YOLO txt"},
         [*{path.parent for path in sheets}, *folders_with(root, 1)],
@@ -67,11 +71,18 @@ def read(root: Path) -> ImageDataset:
     first = 0.0 if any(0 in box[:2] for p in pictures for box in p.corners) else 1.0
     for picture in pictures:
         picture.corners = [(a - first, b - first, c, d) for a, b, c, d in picture.corners]
-    found, notes = _splits(root, pictures)
-    notes += left_out(len(lonely), "XML files have no image", [p.name for p in lonely])
-    notes += left_out(len(bare), "images have no XML file", [p.name for p in bare])
+    found, remarks = _splits(root, pictures)
+    alone = [Spot(seen_from(root, path)) for path in lonely]
+    remarks += left_out(alone, "XML files have no image", "no image")
+    remarks += left_out(spots(root, bare), "images have no XML file", "no XML file")
     names = sorted({str(key) for picture in pictures for key in picture.ids})
-    return collect(root, FORMAT, found, {name: name for name in names}, notes)
+    return collect(root, FORMAT, found, {name: name for name in names}, remarks)
+
+
+def _is_mask(root: Path, path: Path, sheets: Container[Path]) -> bool:
+    """Whether a picture lies among masks, and has no XML file beside it."""
+    among = any(map(is_mask_folder, path.relative_to(root).parts[:-1]))
+    return among and path.with_suffix(".xml") not in sheets
 
 
 def _parsed(root: Path, path: Path) -> ElementTree.Element:
@@ -139,7 +150,9 @@ def _size(tree: ElementTree.Element) -> Size | None:
     return (height, width) if height > 0 and width > 0 else None  # some tools write zeros
 
 
-def _splits(root: Path, pictures: Sequence[Picture]) -> tuple[dict[str, list[Picture]], list[str]]:
+def _splits(
+    root: Path, pictures: Sequence[Picture]
+) -> tuple[dict[str, list[Picture]], list[Remark]]:
     """By the lists of `ImageSets/Main`, else by the folders, else all in one."""
     lists = {
         path.stem: [
@@ -163,9 +176,9 @@ def _splits(root: Path, pictures: Sequence[Picture]) -> tuple[dict[str, list[Pic
     found = {_SPLITS[n]: [known[s] for s in stems if s in known] for n, stems in lists.items()}
     found = {split: there for split, there in found.items() if there}
     listed = {stem for stems in lists.values() for stem in stems}
-    absent = sorted(listed - set(known))
-    spare = sorted(set(known) - listed)
+    absent = [Spot(stem) for stem in sorted(listed - set(known))]
+    spare = spots(root, [known[stem].path for stem in sorted(set(known) - listed)])
     return found, [
-        *left_out(len(absent), "names in ImageSets/Main have no annotated image", absent),
-        *left_out(len(spare), "annotated images are in no list of ImageSets/Main", spare),
+        *left_out(absent, "names in ImageSets/Main have no annotated image", "no image"),
+        *left_out(spare, "annotated images are in no list of ImageSets/Main", "in no list"),
     ]

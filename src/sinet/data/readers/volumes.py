@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sinet.data.dataset import ALL, ImageDataset
-from sinet.data.readers._boxes import left_out
 from sinet.data.readers._layout import SPLITS, seen_from, visible
 from sinet.data.readers._volumes import Pair, assembled
+from sinet.data.remarks import Spot, left_out
 from sinet.data.volume_files import is_volume
 from sinet.errors import DataError
 
@@ -42,14 +42,15 @@ def read(root: Path) -> ImageDataset:
     maps = {split: _maps(labels) for split, (_, labels) in folders.items()}
     found = {split: _matched(*folders[split], maps[split]) for split in folders}
     used = {path for pairs in found.values() for _, path in pairs}
-    lonely = [seen_from(root, p) for paths in maps.values() for p in paths if p not in used]
-    notes = left_out(len(lonely), "label maps have no volume of their own", lonely)
+    lonely = [p for paths in maps.values() for p in paths if p not in used]
+    alone = [Spot(seen_from(root, path)) for path in lonely]
+    remarks = left_out(alone, "label maps have no volume of their own", "no volume")
     path = root / "classes.txt"
     named: dict[int, str] = {}
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
         named = dict(enumerate(line.strip() for line in lines if line.strip()))
-    return assembled(root, FORMAT, found, named, notes)
+    return assembled(root, FORMAT, found, named, remarks)
 
 
 def _folders(root: Path) -> dict[str, tuple[Path, Path]]:

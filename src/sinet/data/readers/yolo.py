@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from sinet.data.dataset import ALL, ClassId, ImageDataset, listed
+from sinet.data.dataset import ALL, ClassId, ImageDataset
 from sinet.data.readers._boxes import (
     Picture,
     below,
@@ -25,13 +25,13 @@ from sinet.data.readers._boxes import (
     files_in,
     folders_with,
     is_picture,
-    left_out,
     refuse,
     refuse_mixture,
     split_of,
 )
-from sinet.data.readers._layout import SPLITS
+from sinet.data.readers._layout import SPLITS, seen_from, spots
 from sinet.data.readers.masks import is_mask_folder
+from sinet.data.remarks import Remark, Spot, left_out, listed
 
 FORMAT = "YOLO"
 EXPECTS = "data.yaml with names and splits, or images/ and labels/ with .txt files of boxes"
@@ -66,7 +66,7 @@ def read(root: Path, outlined: bool = False) -> ImageDataset:
     about = _described(root)
     said = about[1] if about else {}
     names = _names(root, said)
-    images = _from_yaml(root, *about) if about else {}
+    images, absent = _from_yaml(root, *about) if about else ({}, [])
     images = images or _from_folders(root)
     found: dict[str, list[Picture]] = {}
     problems: list[str] = []
@@ -89,13 +89,17 @@ def read(root: Path, outlined: bool = False) -> ImageDataset:
     refuse_mixture(root, FORMAT, bare, {".xml": "Pascal VOC"}, folders_with(root))
     lonely = [p for p in below(root) if _is_label(p) and p not in used and _is_boxes(p)]
     lonely = [p for p in lonely if _image_of(p) is None]
-    notes = left_out(len(lonely), "text files have no image", [p.name for p in lonely])
+    alone = [Spot(seen_from(root, path)) for path in lonely]
+    remarks = left_out(alone, "text files have no image", "no image")
+    remarks += left_out([*map(Spot, absent)], "images of the lists are not there", "not there")
+    without = spots(root, bare)
     if bare and said.get("skip_if_label_file_missing"):
-        notes += left_out(len(bare), "images have no text file", [path.name for path in bare])
+        remarks += left_out(without, "images have no text file", "no text file")
     elif bare:
-        some = listed([path.name for path in bare], 3)
-        notes.append(f"{len(bare)} images have no text file, so nothing is in them: {some}")
-    return collect(root, FORMAT, found, names, notes, outlined)
+        some = listed([spot.name for spot in without], 3)
+        text = f"{len(bare)} images have no text file, so nothing is in them: {some}"
+        remarks.append(Remark(text, True, "no text file", tuple(without)))
+    return collect(root, FORMAT, found, names, remarks, outlined)
 
 
 def _described(root: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -124,10 +128,16 @@ def _names(root: Path, about: Mapping[str, Any]) -> dict[ClassId, str]:
     return {i: line.strip() for i, line in enumerate(lines) if line.strip()}
 
 
-def _from_yaml(root: Path, path: Path, about: Mapping[str, Any]) -> dict[str, list[Path]]:
-    """Images by split, as the YAML file says; empty where none of its folders is there."""
+def _from_yaml(
+    root: Path, path: Path, about: Mapping[str, Any]
+) -> tuple[dict[str, list[Path]], list[str]]:
+    """Images by split, as the YAML file says; empty where none of its folders is there.
+
+    Also the lines of its lists whose images are not there.
+    """
     base = root / str(about.get("path") or "")
     found: dict[str, list[Path]] = {}
+    absent: list[str] = []
     for split in ("train", "val", "test"):
         given = about.get(split)
         for entry in given if isinstance(given, list) else [given] if given else []:
@@ -140,9 +150,11 @@ def _from_yaml(root: Path, path: Path, about: Mapping[str, Any]) -> dict[str, li
                 found.setdefault(split, []).extend(_images(place))
             elif place is not None:
                 lines = place.read_text(encoding="utf-8").splitlines()
-                paths = [place.parent / line.strip() for line in lines if line.strip()]
-                found.setdefault(split, []).extend(p for p in paths if p.is_file())
-    return found
+                paths = {line.strip(): place.parent / line.strip() for line in lines}
+                there = [p for p in paths.values() if p.is_file()]
+                found.setdefault(split, []).extend(there)
+                absent += [line for line, p in paths.items() if line and not p.is_file()]
+    return found, absent
 
 
 def _is_inside(path: Path, root: Path) -> bool:

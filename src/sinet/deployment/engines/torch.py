@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sinet.deployment.export import describe
+from sinet.deployment.export import describe, shipped
 from sinet.deployment.metadata import Metadata
 from sinet.tasks.signatures import signature
 from sinet.training.trained import Trained
@@ -31,7 +31,7 @@ class Torch:
             torch.set_num_threads(threads)
         self.metadata: Metadata = describe(trained)
         task = signature(self.metadata)
-        self.forward = task.eager(trained.model(), task.input.front())
+        self.forward = task.eager(shipped(trained), task.input.front())
 
     @torch.inference_mode()
     def run(

@@ -19,7 +19,8 @@ from sinet.tasks.signatures.base import Signature as Signature
 
 def list_tasks() -> list[str]:
     """Names of the tasks, in alphabetical order."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+    found = (m.name for m in pkgutil.iter_modules(__path__))
+    return sorted(name for name in found if name != "base" and not name.startswith("_"))
 
 
 def signature(facts: Facts) -> Signature:

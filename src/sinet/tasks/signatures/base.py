@@ -21,6 +21,7 @@ from sinet.data.preprocess import Preprocess
 Array = npt.NDArray[Any]
 Run: TypeAlias = Callable[[Array, Sequence[str]], dict[str, Array]]
 """One call of a file: its input, and names of outputs -> those outputs."""
+Outputs: TypeAlias = tuple[Tensor, ...]
 
 
 class Facts(Protocol):
@@ -145,6 +146,10 @@ class Signature(ABC):
     """The task as model hubs call it, such as `image-classification`."""
     batched: bool = True
     """Whether several images of one size can run at once."""
+    mirror: int = -1
+    """The axis of the network's input along which `mirrored` turns it around."""
+    maps: bool = False
+    """Whether the network's outputs are maps of its input, which turn with it."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -200,6 +205,21 @@ class Signature(ABC):
     def truth_result(self, source: str, truth: Any) -> Result:
         """A truth as if a file had said it, to be drawn beside the answer."""
 
+    def mirrored(self, network: nn.Module) -> nn.Module:
+        """The network, looking at the mirrored image too, with outputs as its own."""
+        return Mirrored(network, self)
+
+    def together(self, plain: Outputs, turned: Outputs, width: int) -> Outputs:
+        """The raw outputs for an image and for its mirror image as one answer: their mean.
+
+        Args:
+            plain: for the image.
+            turned: for the mirrored one, the same shapes.
+            width: of the network's input along `mirror`, pixels.
+        """
+        back = tuple(part.flip(self.mirror) for part in turned) if self.maps else turned
+        return tuple((one + other) / 2 for one, other in zip(plain, back, strict=True))
+
     def reordered(self, network: nn.Module) -> str:
         """Why another runtime may give this network's rows in another order; "" if it may not."""
         return ""
@@ -230,6 +250,32 @@ class Signature(ABC):
             return named | dict(zip(self.names, tail(images, *raw), strict=True))
 
         return run
+
+
+class Mirrored(nn.Module):
+    """A network that looks at an image and at its mirror image: twice the time, one answer.
+
+    While the network is in training mode it is that alone.
+
+    Args:
+        network: with the raw outputs of the signature.
+        task: says how both answers go together.
+    """
+
+    def __init__(self, network: nn.Module, task: Signature) -> None:
+        super().__init__()
+        self.network, self.task = network, task
+
+    def forward(self, x: Tensor) -> Any:
+        """Network inputs -> what the network gives: a tensor, or a tuple of them."""
+        plain = self.network(x)
+        if self.network.training:
+            return plain
+        turned = self.network(x.flip(self.task.mirror))
+        width = int(x.shape[self.task.mirror])
+        if isinstance(plain, Tensor):
+            return self.task.together((plain,), (turned,), width)[0]
+        return self.task.together(tuple(plain), tuple(turned), width)
 
 
 def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from sinet.data.boxes import Boxes, draw_boxes
 from sinet.data.dataset import Split
 from sinet.data.preprocess import Preprocess
 from sinet.tasks._coco import Answers, Matches, coco_precision, evaluator, overlaps
-from sinet.tasks.signatures.base import Array, Facts, Result, Scorer, Signature
+from sinet.tasks.signatures.base import Array, Facts, Outputs, Result, Scorer, Signature
 
 MOST = 100
 """Boxes a file gives; unused places have score 0."""
@@ -123,13 +123,19 @@ class Detect(Signature):
             f"(1, {MOST}), falling, 0 where there is no box; `labels` int64 (1, {MOST})"
         )
 
+    def together(self, plain: Outputs, turned: Outputs, width: int) -> Outputs:
+        """All positions of both, to be sifted by the tail; corners of the mirrored turned back."""
+        x1, y1, x2, y2 = turned[1].unbind(-1)
+        corners = torch.stack([width - x2, y1, width - x1, y2], -1)
+        return torch.cat([plain[0], turned[0]], 1), torch.cat([plain[1], corners], 1)
+
     def reordered(self, network: nn.Module) -> str:
         """A two-stage network's proposals are chosen by the order of their scores.
 
         Of two that differ by a rounding error another runtime may put the other one first, or take
         it instead.
         """
-        if not hasattr(network, "proposals"):
+        if not any(hasattr(part, "proposals") for part in network.modules()):
             return ""
         return (
             f"largest difference of the {1 - FLIPPED:.0%} of the proposals that agree best: "

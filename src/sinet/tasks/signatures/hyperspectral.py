@@ -49,6 +49,7 @@ class Hyperspectral(Signature):
     metric_name = "overall accuracy"
     hub_tag = "image-segmentation"
     batched = False
+    mirror, maps = 2, True
 
     @cached_property
     def input(self) -> CubeInput:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from sinet.data.instances import Instances as Objects
 from sinet.data.instances import draw_instances
 from sinet.data.regions import Region, Size
 from sinet.tasks._coco import Answers
-from sinet.tasks.signatures.base import Array, Scorer
+from sinet.tasks.signatures.base import Array, Outputs, Scorer
 from sinet.tasks.signatures.detect import (
     MOST,
     THRESHOLD,
@@ -99,6 +100,11 @@ class Masks(Detect):
             "part of a box belongs to its object; `size` int64 (1, 2), height and width of the "
             "image"
         )
+
+    def together(self, plain: Outputs, turned: Outputs, width: int) -> Outputs:
+        """All regions of both; boxes and masks of the mirrored turned back."""
+        masks = torch.cat([plain[2], turned[2].flip(-1)], 1)
+        return *super().together(plain, turned, width), masks
 
     def tail(self) -> nn.Module:
         """The surest, doubles left out, with their masks."""

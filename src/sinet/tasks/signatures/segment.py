@@ -93,6 +93,7 @@ class Segment(Signature):
     metric = "val/miou"
     metric_name = "mean IoU"
     hub_tag = "image-segmentation"
+    maps = True
 
     @property
     def described(self) -> str:

@@ -102,6 +102,7 @@ class SuperRes(Signature):
     unit = "dB"
     hub_tag = "image-to-image"
     batched = False  # several whole photographs at once would only take memory
+    maps = True
 
     @property
     def described(self) -> str:

@@ -88,6 +88,7 @@ class VolumeLabels(Signature):
     metric_name = "mean Dice"
     hub_tag = "image-segmentation"
     batched = False
+    mirror, maps = 2, True
 
     @cached_property
     def input(self) -> VolumeInput:
