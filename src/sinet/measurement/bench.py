@@ -169,10 +169,13 @@ def settled(network: nn.Module, size: int | tuple[int, ...], in_chans: int = 3) 
     pixels, of more if they are smaller (two values say nothing about a channel's spread).
     """
     copied = copy.deepcopy(network).train()
-    for name, scale in copied.named_parameters():
-        constant = (scale == scale.flatten()[0]).all() and scale.abs().max() < SILENT
-        if constant and not name.endswith("bias"):
-            nn.init.ones_(scale)
+    for module in copied.modules():
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            continue  # one that starts as a small constant makes constants, not silence
+        for name, scale in module.named_parameters(recurse=False):
+            constant = (scale == scale.flatten()[0]).all() and scale.abs().max() < SILENT
+            if constant and not name.endswith("bias"):
+                nn.init.ones_(scale)
     norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None
