@@ -13,6 +13,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Bytecode is compiled when a module is first imported, not for every module of every package.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# A process on each core; the tests of a class or file stay together, since they share fixtures.
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadscope
 SOURCES := src tests benchmarks docs
 
 .DEFAULT_GOAL := help
@@ -25,10 +27,10 @@ demo: $(VENV)/.core
 	$(BIN)/sinet fit examples/fashion-mnist --budget 5ms --minutes 3 --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 check: lint format types test
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sinet import cli
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: cores are shared
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,18 @@ def test_form_of_the_file(network: Path, batches: list[np.ndarray], tmp_path: Pa
     onnx.checker.check_model(model, full_check=True)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_not_finite_are_refused(
+    batches: list[np.ndarray], tmp_path: Path, value: float
+) -> None:
+    broken = Net()
+    broken.depth.weight.data[0] = value
+    network = export_network(broken, 16, 3, tmp_path / "net.onnx")
+    with pytest.raises(SinetError, match="not finite for the calibration images"):
+        quantize_onnx(network, tmp_path / "int8.onnx", batches)
+    assert not (tmp_path / "int8.onnx").exists()
+
+
 def test_excluded_nodes_stay_in_float(
     network: Path, batches: list[np.ndarray], tmp_path: Path
 ) -> None:

@@ -72,6 +72,25 @@ def test_second_exporter_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(found, model(images).numpy(), atol=1e-3, rtol=1e-4)
 
 
+class Rotations(nn.Module):
+    """Multiplies by one large matrix in every layer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            x = x @ torch.eye(64)
+        return x
+
+
+def test_equal_constants_are_kept_once_and_in_the_file(tmp_path: Path) -> None:
+    file = export_network(Rotations(), 64, 3, tmp_path / "net.onnx")
+    assert operators(file)["MatMul"] == 3
+    assert file.stat().st_size < 1.5 * 64 * 64 * 4
+    assert list(tmp_path.iterdir()) == [file]
+    images = torch.randn(1, 3, 64, 64).numpy()
+    found = ort.InferenceSession(str(file)).run(None, {"input": images})[0]
+    np.testing.assert_allclose(found, images)
+
+
 class Impossible(nn.Module):
     """Uses what ONNX has no operator for."""
 

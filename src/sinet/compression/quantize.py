@@ -14,6 +14,7 @@ import logging
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,12 +270,17 @@ def _prepare(fp32: Path, folder: Path) -> Path:
 
 
 def _calibrate(network: Path, batches: Iterable[Images], method: Method) -> Any:
-    """Find the range of every activation, `_AT_ONCE` images in memory at a time."""
+    """Find the range of every activation, `_AT_ONCE` images in memory at a time.
+
+    Raises:
+        SinetError: an activation is not a finite number.
+    """
     if method not in _CALIBRATION:
         raise unknown("calibration method", method, METHODS)
     how, options = _CALIBRATION[method]
     silence = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, silence:
+    with tempfile.TemporaryDirectory() as folder, silence, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of NaN, which is looked for below
         calibrator = create_calibrator(
             network,
             list(OPERATORS),
@@ -286,7 +292,14 @@ def _calibrate(network: Path, batches: Iterable[Images], method: Method) -> Any:
         for batch in batches:
             for start in range(0, len(batch), _AT_ONCE):
                 calibrator.collect_data(_Once({name: batch[start : start + _AT_ONCE]}))
-        return calibrator.compute_data()
+        ranges = calibrator.compute_data()
+    for tensor, found in ranges.items():
+        if not np.isfinite(found.range_value).all():
+            raise SinetError(
+                f"the network cannot be quantized: {tensor} is not finite for the calibration "
+                "images; look for NaN in its weights, or train it again with a lower lr"
+            )
+    return ranges
 
 
 def _write(

@@ -26,7 +26,7 @@ from torch import nn
 
 from sinet.compression.fuse import fuse
 from sinet.data.preprocess import AnyShape, Preprocess
-from sinet.deployment.graph import append_tail, preprocess_graph
+from sinet.deployment.graph import append_tail, preprocess_graph, shared_constants
 from sinet.deployment.metadata import Metadata
 from sinet.errors import SinetError
 from sinet.files import atomic_path
@@ -88,16 +88,19 @@ def _export_script(
     outputs: Sequence[str],
     free: Mapping[str, Mapping[int, str]] | None = None,
 ) -> None:
-    torch.onnx.export(
-        network,
-        example,
-        str(path),
-        input_names=list(inputs),
-        output_names=list(outputs),
-        dynamic_axes={**{name: {0: "batch"} for name in (*inputs, *outputs)}, **(free or {})},
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # what is large gets files of its own
+        whole = Path(folder) / "network.onnx"
+        torch.onnx.export(
+            network,
+            example,
+            str(whole),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={**{name: {0: "batch"} for name in (*inputs, *outputs)}, **(free or {})},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        onnx.save(shared_constants(onnx.load(str(whole))), str(path))
 
 
 def _export_dynamo(

@@ -156,6 +156,29 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:.10e}" for value in values)
 
 
+def shared_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Keep equal constants once; the exporter writes one for every use.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        The same model.
+    """
+    first: dict[bytes, str] = {}
+    other: dict[str, str] = {}
+    for node in [n for n in model.graph.node if n.op_type == "Constant"]:
+        name, value = node.output[0], node.attribute[0]
+        value.t.ClearField("name")  # large ones have their own
+        kept = first.setdefault(value.SerializeToString(), name)
+        if kept != name:
+            other[name] = kept
+            model.graph.node.remove(node)
+    for node in model.graph.node:
+        node.input[:] = [other.get(name, name) for name in node.input]
+    return model
+
+
 def append_tail(model: onnx.ModelProto, tail: onnx.ModelProto) -> None:
     """Put a graph behind another's outputs, in place; both keep theirs.
 
