@@ -3,10 +3,10 @@
 "Attentive Convolution: Unifying the Expressivity of Self-Attention with Convolutional Efficiency",
 arXiv 2510.20092. Origin: price112/Attentive-Convolution, MIT; written anew here.
 
-Reported, ImageNet-1K at 224 px (parameters, MACs): XXS 2.9 M, 0.54 G; XS 5.6 M, 1.0 G; S 7.7 M,
-1.3 G; T1 13.7 M, 2.4 G; T2 27.0 M, 5.1 G, top-1 84.4; T3 49.2 M, 9.4 G; T4 87.3 M, 16.8 G. The
-origin trains with stochastic depth 0.02, 0.02, 0.1, 0.1, 0.2, 0.4, 0.5; here it starts at zero, as
-in timm.
+Parameters as the origin states them, MACs counted here at 224 px: XXS 2.9 M, 0.54 G; XS 5.6 M, 1.0
+G; S 7.7 M, 1.3 G; T1 13.7 M, 2.4 G; T2 27.0 M, 5.1 G, ImageNet-1K top-1 84.4 as reported; T3 49.2
+M, 9.4 G; T4 87.3 M, 16.8 G. The origin trains with stochastic depth 0.02, 0.02, 0.1, 0.1, 0.2,
+0.4, 0.5; here it starts at zero, as in timm.
 
 What differs: convolution and BatchNorm fold (`timm.utils.reparameterize_model`), and the exported
 form takes batches of any size.

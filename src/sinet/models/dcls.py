@@ -7,8 +7,8 @@ ConvNeXt's 7 x 7 depthwise kernels become windows of 17 x 17 with 34 (tiny) or 4
 blocks of a stage sharing their positions: the same number of parameters. ResNet-50's sixteen 3 x 3
 kernels become windows of 7 x 7 with 5 elements, shared likewise.
 
-Reported, ImageNet-1K at 224 px (parameters, MACs, top-1; the ordinary net's top-1): tiny 28.6 M,
-5.0 G, 82.5; 82.1. small 50.2 M, 9.5 G, 83.7; 83.1. base 88.6 M, 16.5 G, 84.1; 83.8. ResNet-50
+Reported, ImageNet-1K at 224 px (parameters, MACs, top-1; the ordinary net's top-1): tiny 28 M, 5.0
+G, 82.5; 82.1. small 50 M, 9.5 G, 83.7; 83.1. base 89 M, 16.5 G, 84.1; 83.8. ResNet-50
 24.0 M (the paper's figure, which fixes window and count; its accuracy was not looked up).
 
 The origin gives positions five times the learning rate and no weight decay. For inference

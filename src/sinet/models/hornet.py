@@ -11,8 +11,9 @@ the last two stages; it takes any image size (see `sinet.layers.gn_conv`) and ex
 Where the authors force single precision for the FFT, double precision stays double.
 
 Reported, ImageNet-1K 224 px, 7x7 / GF: tiny 22 / 23 M, 4.0 G, 82.8 / 83.0; small 50 M, 8.8 / 8.7
-G, 83.8 / 84.0; base 87 / 88 M, 15.6 / 15.5 G, 84.2 / 84.3; large 194.5 / 196.3 M, 34.8 / 34.7 G
-(ImageNet-22K). FLOPs there are multiply-adds; neither theirs nor ours count the FFT.
+G, 83.8 / 84.0; base 87 / 88 M, 15.6 / 15.5 G, 84.2 / 84.3; large 34.8 / 34.7 G (ImageNet-22K; its
+194.5 / 196.3 M are counted here). FLOPs there are multiply-adds; neither theirs nor ours count the
+FFT.
 """
 
 from __future__ import annotations

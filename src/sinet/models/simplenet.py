@@ -12,8 +12,9 @@ leaves out the norm of three layers and pools one layer before its norm; here, a
 code, all layers are alike. `simplenet_cifar_8m` is ours: no list of that name is public, so it is
 the 5m list 1.25 times as wide.
 
-Reported top-1 / parameters / multiply-adds: ImageNet 224 px 61.1 % / 1.51 M / 341 M (small_m1_05)
-to 74.2 % / 9.51 M / 3.56 G (9m_m2); CIFAR-10 92.0 % / 0.31 M / 56 M and 95.5 % / 5.50 M / 652 M.
+Top-1 and parameters as reported, multiply-adds counted here: ImageNet 224 px 61.1 % / 1.51 M / 341
+M (small_m1_05) to 74.2 % / 9.51 M / 3.56 G (9m_m2); CIFAR-10 92.0 % / 0.31 M / 56 M and 95.5 % /
+5.50 M / 652 M.
 """
 
 from __future__ import annotations
