@@ -6,7 +6,8 @@ Each error carries the exit code that the command line ends with.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class SinetError(Exception):
@@ -22,9 +23,18 @@ class UsageError(SinetError):
 
 
 class DataError(SinetError):
-    """The data set cannot be used as it is (exit code 3)."""
+    """The data set cannot be used as it is (exit code 3).
+
+    Args:
+        said: what was given, what was expected, what to do next.
+        faults: what is wrong with which samples, to be drawn; each a `sinet.data.remarks.Remark`.
+    """
 
     exit_code = 3
+
+    def __init__(self, said: str, faults: Sequence[Any] = ()) -> None:
+        super().__init__(said)
+        self.faults = tuple(faults)
 
 
 class BudgetError(SinetError):

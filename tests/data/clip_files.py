@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sinet.data.video import write_video
+from sinet.data.video_writer import write_video
+
+STILL = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+"""The matrix of a track that is shown as it is stored."""
 
 
 def bar(step: int, frames: int = 12, side: int = 32, seed: int = 0) -> np.ndarray:
@@ -49,3 +53,12 @@ def walks(root: Path, each: int, splits: Sequence[str] = ("train", "val", "test"
                 clip = bar(step, seed=1000 * number + i)
                 video(root / split / name / f"{i}.mp4", clip)
     return root
+
+
+def turn(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Put a matrix into the head of an MP4's only track, as a phone that is held otherwise does."""
+    content = path.read_bytes()
+    place = content.index(STILL, content.index(b"tkhd"))
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:place] + matrix + content[place + len(STILL) :])
+    return path

@@ -159,7 +159,7 @@ def test_what_was_repaired_or_left_out_is_found(tmp_path: Path) -> None:
     ):
         assert sum(remark.text.startswith(said) for remark in found.warnings) == 1
         assert not any(remark.text.startswith(said) for remark in found.notes)
-    bad = suspects(found)
+    bad = suspects(found.warnings)
     assert list(bad) == ["labels/val/lonely.txt", "images/val/1.png"]
     assert bad["images/val/1.png"].why == ["box outside", "box cut"]
     wrong = [(27, -7.5, 33, -4.5), (42, 9, 66, 21)]
@@ -184,7 +184,7 @@ def test_wrong_boxes_are_marked_and_an_empty_class_has_its_row(tmp_path: Path) -
 
 def test_pictures_to_look_at_come_from_every_kind(messy: Path, tmp_path: Path) -> None:
     found = inspect_dataset(messy)
-    first = list(suspects(found).items())[:10]
+    first = list(suspects(found.warnings).items())[:10]
     assert {why for _, suspect in first for why in suspect.why} == {
         "unreadable", "in two splits", "labels differ", "odd size"}  # fmt: skip
     with Image.open(draw_sheet(found, tmp_path / "sheet.png")) as sheet:

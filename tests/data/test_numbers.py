@@ -13,6 +13,7 @@ from PIL import Image
 
 from sinet.data.dataset import open_dataset
 from sinet.data.numbers import written
+from sinet.data.readers import read_any
 from sinet.data.street_numbers import draw_number, fonts, random_number, write_numbers
 from sinet.errors import DataError, UsageError
 
@@ -110,6 +111,57 @@ def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (split.image(0) == whole[7:35, 17:41]).all()
     assert split.image(1).shape == (24 - 0, 14 - 0, 3)  # cut off at the border of the picture
     assert len(split.subset(np.array([1])).views) == 1
+
+
+def matlab(path: Path, stored: dict[str, Any]) -> None:
+    """Write what `svhn` gives as MATLAB 7.3 does: HDF5 behind 512 bytes, entries by reference."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w", userblock_size=512) as file:
+        kept = file.create_group("#refs#")
+
+        def ref(name: str) -> Any:
+            value = stored[name]
+            if name not in kept:
+                if isinstance(value, dict):
+                    group = kept.create_group(name)
+                    for key, entry in value.items():
+                        group[key] = entries(entry)
+                else:
+                    codes = isinstance(value, np.ndarray)
+                    kept.create_dataset(name, data=value, dtype=np.uint16 if codes else np.float64)
+            return kept[name].ref
+
+        def entries(rows: Any) -> np.ndarray:
+            if isinstance(rows, np.ndarray):  # one number, stored as it is
+                return rows
+            return np.array([[ref(row[0])] for row in rows], dtype=h5py.ref_dtype)
+
+        for key in ("name", "bbox"):
+            file[f"digitStruct/{key}"] = entries(stored["digitStruct"][key])
+    with path.open("r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file".ljust(128))
+
+
+def test_svhn_as_matlab_writes_it(tmp_path: Path) -> None:
+    stored = svhn(tmp_path)
+    table = tmp_path / "train/digitStruct.mat"
+    matlab(table, stored)
+    data = read_any(tmp_path)
+    assert (data.format, data.task) == ("SVHN format 1", "digits")
+    split = data.splits["train"]
+    assert split.names == ["train/1.png", "train/2.png"]
+    assert [number.digits for number in split.targets] == [(1, 0), (7,)]
+    whole = np.asarray(Image.open(tmp_path / "train" / "1.png"))
+    assert (split.image(0) == whole[7:35, 17:41]).all()
+    assert split.image(1).shape == (24, 14, 3)
+    content = table.read_bytes()
+    table.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"no whole digitStruct\.mat \(.*; get it again"):
+        open_dataset(tmp_path)
+    stored["digitStruct"]["bbox"][0] = stored["digitStruct"]["name"][0]
+    matlab(table, stored)  # a box that holds no numbers
+    with pytest.raises(DataError, match=r"no whole digitStruct\.mat \(.*; get it again"):
+        open_dataset(tmp_path)
 
 
 def test_svhn_without_h5py_and_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,9 @@ def test_any_integer_id_comes_back(
 
 
 def test_every_reader_says_what_it_is() -> None:
-    classes = ["CSV", "class folders", "IDX files", "Parquet"]
+    classes = ["CSV", "class folders", "Hugging Face", "IDX files", "Parquet", "WebDataset shards"]
     formats = [r.FORMAT for r in readers()]
-    assert formats[-4:] == classes, "content with less, so they come last"
+    assert formats[-6:] == classes, "content with less, so they come last"
     assert len(set(formats)) == len(formats)
     masks = ["archive", "COCO panoptic or stuff", "mask folders"]
     assert [r.FORMAT for r in readers("segment")] == masks

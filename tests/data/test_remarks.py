@@ -262,7 +262,7 @@ def test_what_is_wrong_is_named_and_drawn(tmp_path: Path, case: str) -> None:
     assert len(named) == 1
     assert name in named[0].text or case in BOXES
     assert named[0] not in found.notes
-    bad = suspects(found)
+    bad = suspects(found.warnings)
     assert short in bad[name].why
     assert [tuple(box) for box in bad[name].boxes] == ([BOXES[case]] if case in BOXES else [])
     column = list(bad).index(name)
@@ -280,7 +280,7 @@ def test_names_of_pictures_do_not_mix_splits_up(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{i % 2} 0.5 0.5 0.2 0.2\n")
     (tmp_path / "labels/val/1.txt").write_text("1 0.9 0.5 0.4 0.2\n")
-    bad = suspects(inspect_dataset(tmp_path))
+    bad = suspects(inspect_dataset(tmp_path).warnings)
     assert [name for name, suspect in bad.items() if suspect.boxes] == ["images/val/1.png"]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -27,7 +28,7 @@ from sinet.errors import UsageError
 from .making import pictures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from clip_files import video
+from clip_files import turn, video
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,27 @@ def test_a_video_has_a_row_for_each_frame(
     assert len(again) == 6
     assert again[0].rate == Fraction(5)
     assert again[0].pixels.shape == (50, 60, 3)
+
+
+def test_the_model_sees_a_turned_video_upright(
+    app: typer.Typer, model_file: Path, clip: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(clip.read_bytes())
+    turn(path, 0, 1, -1, 0)  # a quarter clockwise
+    expected = [np.rot90(frame.pixels, -1) for frame in play(clip)]
+    for frame, pixels in zip(play(path), expected, strict=True):
+        assert np.array_equal(frame.pixels, pixels)
+    out, drawn = tmp_path / "rows.csv", tmp_path / "drawn"
+    done = called(app, model_file, path, "--out", out, "--draw", drawn)
+    assert done.exit_code == 0, done.output
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    results = Predictor(model_file).predict([np.ascontiguousarray(p) for p in expected])
+    for row, result in zip(rows, results, strict=True):
+        (wanted,) = result.rows()
+        assert {key: row[key] for key in wanted} == {k: str(v) for k, v in wanted.items()}
+    assert {frame.pixels.shape for frame in play(drawn / "turned.mp4")} == {(60, 50, 3)}
 
 
 def test_videos_one_after_the_other(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -11,8 +13,17 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.nn import functional as F
 
-from sinet.models.nasnet import (
+from sinet.deployment.export import export_network
+from sinet.errors import UsageError
+from sinet.models._nasnet_cell import (
+    COMBINATIONS,
     NORMAL_A,
+    OPERATIONS,
+    REDUCTION_A,
+    Block,
+    CellSpec,
+)
+from sinet.models.nasnet import (
     Cell,
     FactorizedReduction,
     NASNet,
@@ -20,6 +31,7 @@ from sinet.models.nasnet import (
     ScheduledDropPath,
     Separable,
     convert,
+    operation,
 )
 
 from .tester import ModelTester, create, images, lively
@@ -49,16 +61,52 @@ class TestNasnet(ModelTester):
         super().test_maps_of_every_variant(variant)
 
 
-@pytest.mark.parametrize("kind", ["avg3", "max3"])
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(8, 8), (7, 10)])
+def test_operations_keep_or_halve_a_map(name: str, stride: int, shape: tuple[int, int]) -> None:
+    halved = tuple(-(-side // stride) for side in shape)
+    for out_chs in (6, 4):
+        out = operation(name, 6, out_chs, stride, 1e-3)(torch.randn(2, 6, *shape))
+        assert out.shape == (2, out_chs, *halved)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("conv1", (6 * 4,)),
+        ("conv3", (6 * 4 * 9,)),
+        ("dil3", (6 * 4 * 9,)),
+        ("conv1x3", (6 * 4 * 3, 4 * 4 * 3)),
+        ("conv1x7", (6 * 4 * 7, 4 * 4 * 7)),
+        ("sep7", (6 * 49, 6 * 4, 4 * 49, 4 * 4)),
+    ],
+)
+def test_kernels_of_operations(name: str, weights: tuple[int, ...]) -> None:
+    convs = [m for m in operation(name, 6, 4, 2, 1e-3).modules() if isinstance(m, nn.Conv2d)]
+    assert [c.weight.numel() for c in convs] == list(weights)
+
+
+def test_a_dilated_convolution_reads_every_second_pixel() -> None:
+    module, x = operation("dil3", 1, 1, 1, 1e-3).eval(), torch.rand(1, 1, 7, 7, requires_grad=True)
+    module(x)[0, 0, 3, 3].backward()
+    assert x.grad is not None
+    assert x.grad.ne(0).nonzero()[:, 2:].unique().tolist() == [1, 3, 5]
+
+
+@pytest.mark.parametrize("kind", ["avg3", "max3", "max5", "max7"])
 @pytest.mark.parametrize("shape", [(8, 8), (7, 8), (9, 5)])
 def test_strided_pools_pad_as_tensorflow(kind: str, shape: tuple[int, int]) -> None:
     x = torch.randn(1, 2, *shape)
-    out = Pool(kind, 2)(x)
+    out, side = Pool(kind, 2)(x), int(kind[3:])
     for row in range(out.shape[2]):
         for col in range(out.shape[3]):
             # the larger half of the padding is at the bottom and on the right
-            top, left = (2 * i - size % 2 for i, size in zip((row, col), shape, strict=True))
-            window = x[..., max(top, 0) : top + 3, max(left, 0) : left + 3]
+            top, left = (
+                2 * i - max((-(-size // 2) - 1) * 2 + side - size, 0) // 2
+                for i, size in zip((row, col), shape, strict=True)
+            )
+            window = x[..., max(top, 0) : top + side, max(left, 0) : left + side]
             expected = window.mean((2, 3)) if kind == "avg3" else window.amax((2, 3))
             torch.testing.assert_close(out[..., row, col], expected)
 
@@ -98,6 +146,61 @@ def test_normal_cell_is_the_published_one() -> None:
     pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
     sums = [op[0](c) + op[1](p), op[2](p) + op[3](p), pool(c) + p, 2 * pool(p), op[8](c) + c]
     torch.testing.assert_close(cell(current, previous), torch.cat([p, *sums], 1))
+
+
+def test_a_concatenation_is_as_wide_as_both() -> None:
+    blocks: tuple[Block, ...] = ((0, "conv1", 1, "max5", "concat"), (2, "avg3", 0, "conv1", "add"))
+    for stride in (1, 2):
+        cell = Cell(CellSpec(blocks, (2, 1, 3)), 4, 6, 5, stride=stride).eval()
+        current, previous = torch.randn(1, 6, 8, 8), torch.randn(1, 5, 8, 8)
+        c, p, op = cell.current(current), cell.previous(previous), cell.ops
+        b0 = torch.cat((op[0](c), op[1](p)), 1)
+        out = torch.cat((b0, cell.fits[1](p), op[2](b0) + op[3](c)), 1)
+        torch.testing.assert_close(cell(current, previous), out)
+        assert cell.num_chs == out.shape[1] == 16
+
+
+def test_unused_states_are_the_output() -> None:
+    assert CellSpec(NORMAL_A.blocks).ends == (2, 3, 4, 5, 6)
+    assert CellSpec(((0, "sep3", 0, "sep3", "add"),)).ends == (1, 2)
+
+
+@pytest.mark.parametrize("spec", [NORMAL_A, REDUCTION_A, CellSpec(NORMAL_A.blocks)])
+def test_cells_as_plain_values(spec: CellSpec) -> None:
+    assert CellSpec.of(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"blocks": []}, "without blocks"),
+        ({"blocks": [[0, "sep3", 1, "sep4", "add"]]}, "unknown operation of a cell 'sep4'"),
+        ({"blocks": [[0, "sep3", 2, "sep3", "add"]]}, "block 0 .* reads state 2; there are 0 to 1"),
+        ({"blocks": [[0, "sep3", 1, "sep3", "sum"]]}, "known: add, concat"),
+        ({"blocks": [[0, "sep3", 1, "sep3"]]}, "is no cell"),
+        ({"blocks": [[0, "sep3", 1, "sep3", "add"]], "outputs": [3]}, "the output .* state 3"),
+        (["sep3"], "is no cell"),
+    ],
+)
+def test_what_is_no_cell_is_explained(values: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        CellSpec.of(values)
+
+
+def test_cells_of_any_operations_fold_and_export(tmp_path: Path) -> None:
+    """All operations and both combinations in one network, as a file computes it."""
+    states, ops = range(2, 9), iter(OPERATIONS + OPERATIONS[:1])
+    blocks = tuple((k % 2, next(ops), k - 1, next(ops), COMBINATIONS[k % 2]) for k in states)
+    spec = CellSpec(blocks).to_dict()
+    options = {"cells": 3, "dim": 4, "stem_width": 8, "normal": spec, "reduction": spec}
+    model = lively(timm.create_model("nasnet_cifar", **options)).eval()
+    x = torch.randn(1, 3, 21, 16)
+    fused = reparameterize_model(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    torch.testing.assert_close(fused(x), model(x), atol=1e-4, rtol=1e-4)
+    file = export_network(model, (21, 16), 3, tmp_path / "cells.onnx")
+    out = onnxruntime.InferenceSession(file).run(None, {"input": x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(out), model(x), atol=1e-3, rtol=1e-3)
 
 
 def test_previous_inputs_after_a_reduction() -> None:

@@ -9,6 +9,8 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sinet.layers import SmallAttention
+
 from .tester import ModelTester, create, images
 
 
@@ -104,3 +106,12 @@ def test_drop_path_rises_with_depth() -> None:
     assert rates == sorted(rates)
     assert rates[0] == 0
     assert rates[-1] == pytest.approx(0.2)
+
+
+def test_reach_of_attention_is_a_stage_s_own() -> None:
+    model = create("sinet_test", windows=(16, 16, 0, 4), sparse=(False, False, False, True))
+    third, fourth = (m for m in model.modules() if isinstance(m, SmallAttention))
+    assert (third.window, third.sparse) == (0, False)
+    assert (fourth.window, fourth.sparse) == (4, True)
+    x = images(1, height=160, width=192)
+    assert not torch.allclose(model(x), create("sinet_test")(x), atol=1e-5)

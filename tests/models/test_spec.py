@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,20 @@ def test_a_backbone_in_place_of_a_network_is_told_where_it_goes() -> None:
         check_task("resnet18", "instances")
     with pytest.raises(UsageError, match=r"for volume there are [^;]*$"):
         check_task("resnet18", "volume")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("name: [", "cannot read"), ("size: 3", "lacks"), ("- a", "lacks")]
+)
+def test_a_file_that_is_no_spec(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "found.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        ModelSpec.from_file(path)
+
+
+def test_a_spec_from_its_file(tmp_path: Path) -> None:
+    spec = ModelSpec("sinet_test", 32, {"stem_stride": 1})
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(spec.to_dict()))
+    assert ModelSpec.from_file(path) == spec

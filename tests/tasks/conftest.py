@@ -28,11 +28,13 @@ def testers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     names = {
         "classify": "TestOneLabel", "detect": "TestDetect", "digits": "TestDigits",
         "hyperspectral": "TestScenes", "instances": "TestInstances", "segment": "TestSegment",
-        "superres": "TestSuperRes", "video": "TestVideo", "volume": "TestVolumes",
+        "superres": "TestSuperRes", "tabular": "TestTabular", "video": "TestVideo",
+        "volume": "TestVolumes",
     }  # fmt: skip
     files = {task: importlib.import_module(f"test_{task}") for task in names}
     video, volume, cubes = (files[task] for task in ("video", "volume", "hyperspectral"))
     video.TestVideo.root = video.walks(tmp_path_factory.mktemp("clips"), 6, ("train", "val"))
     volume.TestVolumes.folder = tmp_path_factory.mktemp("scans")
+    files["tabular"].TestTabular.file = files["tabular"].write(tmp_path_factory.mktemp("tables"))
     cubes.Shared.root = cubes.write(tmp_path_factory.mktemp("cubes") / "many", 8)
     return {task: getattr(files[task], name)() for task, name in names.items()}

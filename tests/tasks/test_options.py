@@ -34,14 +34,20 @@ OTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "crop_scale": ({"crop": "resized"}, {"crop_scale": 0.05}),
     "progressive": ({}, {"progressive": 0.5}),
     "tta": ({"flip": "horizontal"}, {"tta": True}),
+    "teacher": ({}, {"teacher": "runs/teacher"}),
 }
 """For each option: a recipe where it may act, and another value of it."""
-KNOWN = [(task, option) for task in list_tasks() for option in sorted(learner(task).options)]
+KNOWN = [
+    (task, option)
+    for task in list_tasks()
+    for option in sorted(learner(task).options - {"teacher"})  # see training/test_distil.py
+]
 UNKNOWN = [
     (task, option)
     for task in list_tasks()
-    for option in sorted(TASK_OPTIONS - learner(task).options)
+    for option in sorted(TASK_OPTIONS - learner(task).options - {"flip"})
 ]
+"""Not `flip`: of its two values one is every recipe's, the other switches it off."""
 
 
 def test_every_task_is_here(testers: dict[str, TaskTester]) -> None:
@@ -156,6 +162,26 @@ def test_boxes_stay_where_pixels_are_erased(testers: dict[str, TaskTester]) -> N
 def test_options_that_exclude_each_other(values: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=re.escape(says)):
         Recipe().replace(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"crop_scale": 0.2}, "crop_scale=0.2 does nothing without crop=resized"),
+        ({"mix_prob": 0.5}, "mix_prob=0.5 does nothing without mixup or cutmix"),
+        ({"distil": "hard"}, "distil=hard does nothing without a teacher"),
+        ({"drop_path_ramp": 0.5}, "drop_path_ramp=0.5 does nothing without drop_path"),
+        (
+            {"teacher": "x", "distil": "hard", "temperature": 4.0},
+            "temperature=4.0 does nothing without a teacher and distil=logits",
+        ),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    testers: dict[str, TaskTester], values: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        testers["classify"].make(**values)
 
 
 def test_a_command_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sinet.errors import UsageError
+from sinet.data.image import ImageError
+from sinet.errors import DataError, UsageError
 from sinet.training.loader import Order, TrainBatches, eval_batches
 
 
@@ -52,6 +53,24 @@ def test_an_indivisible_batch_is_refused() -> None:
         Order(24, 7, 1, seed=0, world=2)
 
 
+@pytest.mark.parametrize(("world", "parts"), [(1, 2), (2, 2), (4, 1)])
+def test_parts_of_a_slice_make_the_global_batch(world: int, parts: int) -> None:
+    whole = list(Order(24, 8, 1, seed=0))
+    orders = [Order(24, 8, 1, 0, rank, world, parts) for rank in range(world)]
+    assert {order.steps for order in orders} == {3}
+    assert {len(order) for order in orders} == {3 * parts}
+    lists = [list(order) for order in orders]
+    for step, batch in enumerate(whole):
+        slices = [some[step * parts : (step + 1) * parts] for some in lists]
+        assert [i for part in slices for some in part for i in some] == batch
+
+
+@pytest.mark.parametrize(("world", "parts"), [(2, 2), (1, 3), (3, 1)])
+def test_indivisible_parts_are_refused(world: int, parts: int) -> None:
+    with pytest.raises(UsageError, match=f"a batch of 7 images .*multiple of {world * parts} "):
+        Order(7, 8, 1, seed=0, world=world, accumulate=parts)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_a_resumed_stream_goes_on_with_the_next_batch(stop: int) -> None:
     whole = list(TrainBatches(Numbers(12), Order(12, 4, 3, seed=0), 0, False))
@@ -61,6 +80,43 @@ def test_a_resumed_stream_goes_on_with_the_next_batch(stop: int) -> None:
     second = TrainBatches(Numbers(12), Order(12, 4, 3, seed=0), 0, False)
     second.load_state_dict(first.state_dict())
     assert begun + list(second) == whole
+
+
+def test_the_order_over_the_whole_is_the_same_whatever_processes_took_it() -> None:
+    """Two processes, then one, then one whose batches are in parts, then two again."""
+    whole = list(Order(12, 4, 4, seed=0))
+    seen: list[list[int]] = []
+    state = {"step": 0}
+    for world, parts, steps in ((2, 1, 2), (1, 1, 3), (1, 4, 3), (2, 2, 4)):
+        slices: list[list[int]] = [[] for _ in range(steps)]
+        for rank in range(world):
+            order = Order(12, 4, 4, seed=0, rank=rank, world=world, accumulate=parts)
+            batches = TrainBatches(Numbers(12), order, 0, False)
+            batches.load_state_dict(state)
+            stream = iter(batches)
+            for some in slices:
+                some += [i for _ in range(parts) for i in next(stream)]
+            after = batches.state_dict()
+        seen, state = seen + slices, after
+    assert seen == whole
+
+
+class Vanishing(Numbers):
+    """The images of the third batch are gone."""
+
+    def __getitems__(self, indices: list[int]) -> list[int]:
+        if 5 in indices:
+            raise ImageError("5.jpg", "it is gone")
+        return list(indices)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_the_data_is_said_by_the_process_that_trains(workers: int) -> None:
+    batches = iter(eval_batches(Vanishing(8), 2, workers=workers))
+    assert [next(batches), next(batches)] == [[0, 1], [2, 3]]
+    with pytest.raises(DataError) as caught:
+        next(batches)
+    assert str(caught.value) == str(ImageError("5.jpg", "it is gone"))  # no trace of the worker's
 
 
 @pytest.mark.parametrize(("images", "batch", "world"), [(10, 4, 1), (10, 4, 2), (7, 8, 2)])

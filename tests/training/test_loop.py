@@ -19,7 +19,7 @@ from sinet.tasks.classify import Classify
 from sinet.training import checkpoint as checkpoints
 from sinet.training.average import moving_average
 from sinet.training.checkpoint import Interrupted, Keeper, read_checkpoint
-from sinet.training.loop import step_seconds
+from sinet.training.loop import build_network, step_seconds
 from sinet.training.recipe import Recipe
 from sinet.training.trained import Trained
 
@@ -313,3 +313,18 @@ def test_a_network_without_drop_path_trains_without(tmp_path: Path, caplog: Any)
     trained = tiny.run(tmp_path, recipe, spec=ModelSpec("tiny_plain_net", 16))
     assert trained.steps == 5
     assert "tiny_plain_net has no drop_path_rate: trained without" in caplog.text
+
+
+def test_a_network_keeps_what_it_knows_of_dropout_and_drop_path(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe = tiny.QUICK.replace(dropout=0.3, drop_path=0.2)
+    grey = tiny.dataset()
+    spec = ModelSpec("lightcnn_test", 28)  # no layer of it has a way around
+    network = build_network(spec, grey, recipe, 1, load=False)
+    assert network.drop.p == 0.3
+    assert "lightcnn_test has no drop_path_rate: trained without" in caplog.text
+    caplog.clear()
+    plain = build_network(ModelSpec("tiny_plain_net", 16), grey, recipe, 3, load=False)
+    assert "has no drop_rate and drop_path_rate" in caplog.text
+    assert isinstance(plain, torch.nn.Sequential)

@@ -132,6 +132,28 @@ def test_freezing_everything_or_the_nameless_is_refused() -> None:
         freeze(TinyNet(), 3)
     with pytest.raises(UsageError, match="has no layer groups"):
         freeze(nn.Linear(2, 2), 1)
+    headless = timm.create_model("test_efficientnet", num_classes=0)
+    for nameless in (nn.Linear(2, 2), headless):
+        with pytest.raises(UsageError, match="has no classifier"):
+            freeze(nameless, -1)
+
+
+def test_both_classifiers_of_a_distilled_network_learn() -> None:
+    network = timm.create_model("lsnet_t_distill", num_classes=3)
+    freeze(network, -1)
+    learned = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert learned == {f"{head}.fc.{leaf}" for head in ("head", "head_dist")
+                       for leaf in ("weight", "bias")}  # fmt: skip
+
+
+def test_what_learns_beside_the_network_is_in_the_optimizer() -> None:
+    beside, recipe = nn.Linear(2, 2), Recipe(lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    optimizer = build_optimizer(TinyNet(), recipe, beside.parameters())
+    build_schedule(optimizer, recipe, 10)
+    last = optimizer.param_groups[-1]
+    assert last["params"] == list(beside.parameters())
+    assert last["initial_lr"] == 1.0
+    assert last["weight_decay"] == 0
 
 
 def test_norms_are_fixed_on_request_only() -> None:

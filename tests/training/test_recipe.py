@@ -111,8 +111,18 @@ def test_a_named_recipe_loads_and_says_what_to_expect(name: str) -> None:
 
 
 def test_the_promised_recipes_are_there() -> None:
-    sizes = [f"sinet_{s}_300e" for s in ("tiny", "small", "base", "large")]
-    sizes += [f"minspnet_{s}_300e" for s in ("minimal", "small", "medium", "large")]
+    sizes = [f"sinet_{s}_{e}e" for s in ("tiny", "small", "base", "large") for e in (300, 90)]
+    small = ("minimal", "small", "medium", "large")
+    sizes += [f"minspnet_{s}_{e}e" for s in small for e in (300, 90)]
     others = {"default", "finetune", "fashion_mnist", "cifar10", "segment", "detect", "superres"}
-    others |= {"digits", "volume", "hyperspectral", "hyperspectral_patch", "video", "instances"}
+    others |= {
+        "few_images",
+        "digits",
+        "volume",
+        "hyperspectral",
+        "hyperspectral_patch",
+        "video",
+        "instances",
+    }
+    others |= {"tabular"}
     assert set(sizes) | others == set(named())

@@ -18,6 +18,8 @@ from sinet.errors import SinetError
 VERBS = (
     "inspect",
     "fit",
+    "search",
+    "tune",
     "train",
     "val",
     "predict",

@@ -31,8 +31,27 @@ def fit(
         str, typer.Option(help="Recipe name or YAML file; default by starting weights.")
     ] = "",
     weights: Annotated[
-        Path | None, typer.Option(help="Folder with pretrained weights, NAME.safetensors.")
+        str,
+        typer.Option(
+            help="Pretrained weights: a folder of NAME.safetensors for all networks; or a file, "
+            "hub:NAME or package:NAME, which are those of the --teacher if there is one, else of "
+            "the one --model."
+        ),
+    ] = "",
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Learn from it too: folder of a training or fit, or a model's name, which is "
+            "first trained on the images, within the minutes. Given again: each teaches the next."
+        ),
     ] = None,
+    freeze: Annotated[
+        int | None,
+        typer.Option(help="First layer groups (stem, ...) of pretrained networks to keep."),
+    ] = None,
+    linear_probe: Annotated[
+        bool, typer.Option("--linear-probe", help="Keep all but the classifier.")
+    ] = False,
     max_drop: Annotated[float, typer.Option(help="Points of accuracy that INT8 may lose.")] = 0.5,
     threads: Annotated[int | None, typer.Option(help="Threads of the shipped model.")] = None,
     device: Annotated[str, typer.Option(help="Train on auto, cpu, cuda:0 or mps.")] = "auto",
@@ -54,6 +73,7 @@ def fit(
     Example: `sinet fit photos/ --budget 10ms --minutes 30`
     """
     from sinet.road import fit as run
+    from sinet.tasks.train_command import frozen
 
     run(
         data,
@@ -66,7 +86,9 @@ def fit(
         models=tuple(model or ()),
         recipe=recipe,
         overrides=tuple(overrides or ()),
-        weights=str(weights or ""),
+        weights=weights,
+        teachers=tuple(teacher or ()),
+        freeze=frozen(freeze, linear_probe),
         max_drop=max_drop,
         threads=threads or 0,
         device=device,

@@ -36,15 +36,20 @@ def inspect(
     Example: `sinet inspect photos/ --out photos-inspected`
     """
     from sinet.data.inspection import inspect_dataset
-    from sinet.data.sheet import draw_sheet
+    from sinet.data.sheet import draw_refusal, draw_sheet
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         shown = bar.add_task("reading pictures", total=None)
-        found = inspect_dataset(
-            path,
-            task=task,
-            progress=lambda done, total: bar.update(shown, completed=done, total=total),
-        )
+        try:
+            found = inspect_dataset(
+                path,
+                task=task,
+                progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            )
+        except DataError as error:
+            if out is not None and (sheet := draw_refusal(error, out / "sheet.png")):
+                bar.console.print(f"what is wrong is drawn in {escape(str(sheet))}")
+            raise
     if out is not None:
         write_json(out / "inspection.json", found.to_dict())
         draw_sheet(found, out / "sheet.png", _painter(found))

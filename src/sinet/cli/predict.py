@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,9 +38,17 @@ def predict(
     show: Annotated[
         bool, typer.Option("--show", help="Show the drawn answers in a window.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="onnxruntime, openvino or torch; ray: onnxruntime in many processes, on the "
+            "machines of the cluster at RAY_ADDRESS or on this one; killed, it goes on."
+        ),
+    ] = "onnxruntime",
     top: Annotated[int, typer.Option(min=1, help="Classes to give in each row.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads; all cores by default, with ray 1 a process.")
+    ] = None,
 ) -> None:
     """Say what is in images, videos and before cameras, with an exported model.
 
@@ -59,9 +67,16 @@ def predict(
     from sinet.deployment.sink import Sinks
     from sinet.deployment.sinks import Drawings, Screen, sinks_for
 
-    watcher = Watcher(Predictor(model, engine, threads), model, threads)
+    spread = engine == "ray"
+    predictor = Predictor(model, "onnxruntime" if spread else engine, threads)
+    watcher = Watcher(predictor, model, threads)
     files = list(_expand(sources, watcher.predictor))
     moving, live = any(map(watcher.plays, files)), any(map(is_camera, files))
+    if spread:
+        if live or draw or show:
+            raise UsageError("engine ray writes rows about files: no camera, --draw or --show")
+        _spread(model, files, out, top=top, moving=moving, threads=threads)
+        return
     places = sinks_for(out, watcher.predictor.metadata, top, moving)
     places += [*([Drawings(draw)] if draw else []), *([Screen()] if show else [])]
     seen = track(files, "predict", console=Console(stderr=True), transient=True, disable=live)
@@ -74,6 +89,21 @@ def predict(
     kind = "images and frames" if moving else "images"
     wrote = f"; wrote {out}" if out else ""
     typer.echo(f"{sinks.count} {kind}, {sinks.bad} unreadable{wrote}", err=True)
+
+
+def _spread(model: Path, files: list[Path | str], out: Path | None, **options: Any) -> None:
+    """Let Ray's workers answer."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from sinet.deployment.ray_predict import Collection
+
+    collection = Collection(model, [Path(file) for file in files], out, **options)
+    err = Console(stderr=True)
+    done = collection.answered()
+    for _ in track(done, "predict", total=len(collection), console=err, transient=True):
+        pass
+    typer.echo(f"{len(files)} files, {collection.bad} unreadable; wrote {out}", err=True)
 
 
 def _expand(sources: Iterable[str], predictor: Predictor) -> Iterator[Path | str]:

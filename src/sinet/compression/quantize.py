@@ -273,7 +273,7 @@ def _calibrate(network: Path, batches: Iterable[Images], method: Method) -> Any:
     """Find the range of every activation, `_AT_ONCE` images in memory at a time.
 
     Raises:
-        SinetError: an activation is not a finite number.
+        SinetError: what goes into a layer, or comes out of it, is not finite.
     """
     if method not in _CALIBRATION:
         raise unknown("calibration method", method, METHODS)
@@ -293,8 +293,10 @@ def _calibrate(network: Path, batches: Iterable[Images], method: Method) -> Any:
             for start in range(0, len(batch), _AT_ONCE):
                 calibrator.collect_data(_Once({name: batch[start : start + _AT_ONCE]}))
         ranges = calibrator.compute_data()
+    layers = [n for n in onnx.load(str(network)).graph.node if n.op_type in _LAYERS]
+    seen = {name for node in layers for name in (*node.input, *node.output)}
     for tensor, found in ranges.items():
-        if not np.isfinite(found.range_value).all():
+        if tensor in seen and not np.isfinite(found.range_value).all():
             raise SinetError(
                 f"the network cannot be quantized: {tensor} is not finite for the calibration "
                 "images; look for NaN in its weights, or train it again with a lower lr"

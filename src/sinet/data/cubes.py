@@ -180,6 +180,15 @@ def false_colours(cube: Array) -> Pixels:
     return colours
 
 
+def seen(path: Path) -> Pixels:
+    """A scene's file in false colours, uint8 (H, W, 3).
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return false_colours(read_cube(path))
+
+
 @dataclass(frozen=True)
 class PixelLabels:
     """The labelled pixels of one scene that belong to one split."""
@@ -226,9 +235,8 @@ class CubeSplit(Split):
     def image(self, i: int, channels: int | None = None, at_least: int | None = None) -> Pixels:
         """False colours, the labelled pixels of this split painted over."""
         label = self.targets[i].read()
-        picture = draw_mask(
-            false_colours(read_cube(self._path(i))), label, [""] * len(self.targets[i].values), 1.0
-        )
+        names = [""] * len(self.targets[i].values)
+        picture = draw_mask(seen(self._path(i)), label, names, 1.0)
         return np.asarray(picture)
 
     def check(self, i: int) -> str | None:

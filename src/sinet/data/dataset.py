@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from sinet.data.image import ImageError, Pixels, opened, quick_check, read_image
 from sinet.data.remarks import Remark, Spot, listed
+from sinet.data.slices import Slice
 from sinet.data.splitting import stratified
 from sinet.errors import DataError, UsageError
 
-Items = Sequence[Path | bytes] | Pixels
+Item = Path | bytes | Slice
+Items = Sequence[Item] | Pixels
 ClassId = int | str
 ALL = "all"  # the name a reader gives to samples that belong to no split
 
@@ -28,7 +30,7 @@ class Split(Sequence[tuple[Pixels, Any]]):
     """Samples of one split; `split[i]` is (uint8 image (H, W, C), label)."""
 
     items: Items
-    """Paths, file contents, or one uint8 array (N, H, W) or (N, H, W, C)."""
+    """Paths, file contents, slices of larger files, or one uint8 array (N, H, W[, C])."""
     labels: npt.NDArray[Any]
     """int64 (N,) class indices, or float32 (N, classes) of 0 and 1."""
     names: list[str]
@@ -51,12 +53,22 @@ class Split(Sequence[tuple[Pixels, Any]]):
 
         Raises:
             ImageError: it cannot be read.
+            DataError: nor can the larger file that it is a slice of.
         """
-        item = self.items[i]
+        source = self.source(i)
         try:
-            return read_image(item, channels or self.channels, at_least)
+            return read_image(source, channels or self.channels, at_least)
         except ImageError as error:
             raise ImageError(self.names[i], error.reason) from error
+
+    def source(self, i: int) -> Path | bytes | Pixels:
+        """Sample `i` as what reads pictures takes it.
+
+        Raises:
+            DataError: the larger file that it is a slice of cannot be read.
+        """
+        item = self.items[i]
+        return item.read_bytes() if isinstance(item, Slice) else item
 
     def subset(self, indices: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Split:
         """The samples at these positions (or where a mask is true), in this order."""
@@ -83,10 +95,10 @@ class Split(Sequence[tuple[Pixels, Any]]):
 
     def form(self, i: int) -> str:
         """The pixel format of sample `i`, as Pillow names it."""
-        item = self.items[i]
-        if isinstance(item, np.ndarray):
-            return "L" if item.ndim == 2 or item.shape[-1] == 1 else "RGB"
-        return opened(item).mode
+        source = self.source(i)
+        if isinstance(source, np.ndarray):
+            return "L" if source.ndim == 2 or source.shape[-1] == 1 else "RGB"
+        return opened(source).mode
 
     def found_channels(self) -> int:
         """1 if every sampled image is grey, else 3."""
@@ -181,7 +193,9 @@ class ImageDataset:
         }
 
 
-def _bytes(item: Path | bytes) -> int:
+def _bytes(item: Item) -> int:
+    if isinstance(item, Slice):
+        return item.size
     return len(item) if isinstance(item, bytes) else item.stat().st_size
 
 

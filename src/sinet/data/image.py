@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from sinet.data.remarks import Corners
+from sinet.data.slices import Slice
 from sinet.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
@@ -42,11 +44,11 @@ UPRIGHT = {
 
 
 class ImageError(DataError):
-    """One picture that cannot be read; `reason` says why in a few words."""
+    """One picture that cannot be read; `reason` says why in a few words, `box` where in it."""
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, box: Corners = ()) -> None:
         super().__init__(f"cannot read image {name}: {reason}; replace the file or take it out")
-        self.reason = reason
+        self.reason, self.box = reason, box
 
 
 def read_image(
@@ -93,6 +95,17 @@ def opened(source: str | Path | bytes | npt.NDArray[np.generic]) -> Image.Image:
     if array.dtype == np.uint16 and array.ndim == 3:
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def upright_size(source: str | Path | bytes) -> tuple[int, int]:
+    """Height and width as `read_image` gives them, from the header alone.
+
+    Raises:
+        Exception: whatever a damaged file makes Pillow raise.
+    """
+    image = opened(source)
+    turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _check_png(content: bytes) -> None:
@@ -152,7 +165,7 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def quick_check(source: Path | bytes) -> str | None:
+def quick_check(source: Path | bytes | Slice) -> str | None:
     """Judge a file by its first and last bytes (about 20 us); decode it only when in doubt.
 
     Returns:
@@ -167,13 +180,15 @@ def quick_check(source: Path | bytes) -> str | None:
     if _complete(size, head, tail):
         return None
     try:
-        read_image(source)
+        read_image(source.read_bytes() if isinstance(source, Slice) else source)
     except ImageError as error:
         return error.reason
     return None
 
 
-def _ends(source: Path | bytes) -> tuple[int, bytes, bytes]:
+def _ends(source: Path | bytes | Slice) -> tuple[int, bytes, bytes]:
+    if isinstance(source, Slice):
+        return source.size, *source.ends()
     if isinstance(source, bytes):
         return len(source), source[:16], source[-16:]
     with open(source, "rb", buffering=0) as file:

@@ -1,8 +1,9 @@
 """The input side of a task: what a sample is, how it is read, and how it enters a file.
 
 Pictures are what most tasks look at, so their input is here; what is cut into patches (volumes,
-hyperspectral scenes) is in `sinet.data.patches`, clips are in `sinet.data.clips`. Whatever it
-holds, the tensor that a file takes is called `images`: engines, timing and users ask for one name.
+hyperspectral scenes) is in `sinet.data.patches`, clips are in `sinet.data.clips`, rows of tables in
+`sinet.data.rows`. Whatever it holds, the tensor that a file takes is called `images`: engines,
+timing and users ask for one name.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Input(ABC):
         Raises:
             DataError: it cannot be read.
         """
-        return self.read(split.items[i])
+        return self.read(split.source(i))
 
     @abstractmethod
     def stack(self, samples: Sequence[Any]) -> Any:
@@ -200,6 +201,10 @@ def preprocess_from(values: Mapping[str, Any]) -> Preprocess:
         from sinet.data.patches import Patches  # which imports this module
 
         return Patches.from_dict(values)
+    if "columns" in values:
+        from sinet.data.columns import Columns  # likewise
+
+        return Columns.from_dict(values)
     if "frames" in values:
         from sinet.data.clips import Clips  # likewise
 

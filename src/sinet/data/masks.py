@@ -12,10 +12,25 @@ import numpy.typing as npt
 from PIL import Image
 
 from sinet.data.image import ImageError, opened
+from sinet.data.remarks import Corners
 
 VOID = 255
 """The class index of pixels that count for nothing."""
 Mapped = npt.NDArray[np.uint8]
+
+
+class UnknownClass(ValueError):
+    """Pixels of a mask have no class; `box` is around them.
+
+    Args:
+        said: which values.
+        where: (H, W), true where these pixels are.
+    """
+
+    def __init__(self, said: str, where: npt.NDArray[np.bool_]) -> None:
+        super().__init__(said)
+        ys, xs = (axis.astype(float) for axis in np.nonzero(where))
+        self.box: Corners = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
 
 
 @dataclass(frozen=True)
@@ -36,14 +51,14 @@ class MaskFormat:
         """Class indices of pixel values, (H, W) -> uint8 (H, W).
 
         Raises:
-            ValueError: a value that is not known.
+            UnknownClass: a value that is not known.
         """
         values = np.array(self.values)
         place = np.searchsorted(values, pixels).clip(max=len(values) - 1)
-        strange = pixels[values[place] != pixels]
-        if strange.size:
-            shown = ", ".join(self.shown(int(v)) for v in np.unique(strange)[:5])
-            raise ValueError(f"pixels of unknown class {shown}")
+        strange = values[place] != pixels
+        if strange.any():
+            shown = ", ".join(self.shown(int(v)) for v in np.unique(pixels[strange])[:5])
+            raise UnknownClass(f"pixels of unknown class {shown}", strange)
         classes: Mapped = np.array(self.classes, dtype=np.uint8)
         return np.asarray(classes[place])
 
@@ -68,6 +83,8 @@ class Mask:
         """
         try:
             return self.format.apply(raw_pixels(self.source, self.format.colours))
+        except UnknownClass as error:
+            raise ImageError(self.name, str(error), error.box) from error
         except (OSError, ValueError, SyntaxError) as error:
             raise ImageError(self.name, str(error)) from error
 

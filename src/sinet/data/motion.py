@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from sinet.data.image import Pixels
-from sinet.data.video import write_video
+from sinet.data.video_writer import write_video
 
 CLASSES = (
     "left", "right", "up", "down", "clockwise", "counterclockwise", "zoom_in", "zoom_out", "still",

@@ -5,12 +5,17 @@ Readers make remarks, `inspect_dataset` adds its own, and the sheet draws the pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 Corners = tuple[float, ...]
 """x1, y1, x2, y2 in pixels of the picture, as the file had them; empty where there is no box."""
+Item = Path | bytes | Callable[[], npt.NDArray[np.uint8]]
+"""A picture's file, its content, or what makes uint8 (H, W, 1 or 3) of another kind of file."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Spot:
 
     name: str
     """As its split calls it; or the name of a file that is in no split."""
-    item: Path | bytes | None = None
+    item: Item | None = None
     """The picture itself where it is in no split, but there all the same."""
     box: Corners = ()
     """What to mark in it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -12,16 +13,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from sinet.data.dataset import ImageDataset, Split
-from sinet.data.image import ImageError, Pixels
+from sinet.data.dataset import Split
+from sinet.data.image import ImageError, Pixels, read_image
 from sinet.data.inspection import Inspection
 from sinet.data.preprocess import Preprocess
-from sinet.data.remarks import Corners
+from sinet.data.remarks import Corners, Item, Remark
+from sinet.errors import DataError
 from sinet.files import atomic_path
 
 TILE, GAP, NAME, CAPTION = 96, 6, 190, 30  # pixels
 PITCH = TILE + GAP
+LOOK = PITCH + CAPTION  # the height of the row of what looks wrong
 MAX_CLASSES, PER_CLASS = 24, 10
+WIDTH = NAME + PER_CLASS * PITCH + GAP
 INK, PALE, PAPER, BAD, MISSING = "#1f2933", "#7b8794", "#ffffff", "#ff0000", "#f5d0d0"
 LEAST = 6  # pixels of a tile that a marked box measures at least, however small it is
 
@@ -52,7 +56,7 @@ class Suspect:
     """A word or two for each thing that is wrong."""
     boxes: list[Corners] = field(default_factory=list)
     """The boxes that are wrong, as they were given."""
-    item: Path | bytes | None = None
+    item: Item | None = None
     """The picture itself where it is in no split."""
 
 
@@ -87,11 +91,11 @@ def draw_sheet(inspection: Inspection, path: str | Path, paint: Painter | None =
     """
     data = inspection.data
     rows = np.unique(np.linspace(0, data.num_classes - 1, MAX_CLASSES).astype(int))
-    bad = suspects(inspection)
-    first = GAP + (PITCH + CAPTION) * bool(bad)
-    sheet = Image.new("RGB", (NAME + PER_CLASS * PITCH + GAP, first + len(rows) * PITCH), PAPER)
+    bad = suspects(inspection.warnings)
+    first = GAP + LOOK * bool(bad)
+    sheet = Image.new("RGB", (WIDTH, first + len(rows) * PITCH), PAPER)
     if bad:
-        _draw_suspects(sheet, data, bad, paint)
+        _draw_suspects(sheet, list(data.splits.values()), bad, paint)
     labels = data.train.labels
     for row, index in enumerate(rows):
         top = first + row * PITCH
@@ -101,15 +105,37 @@ def draw_sheet(inspection: Inspection, path: str | Path, paint: Painter | None =
             continue  # named in the data set, but in none of its training pictures
         spaced = members[np.linspace(0, len(members) - 1, PER_CLASS).astype(int)]
         for column, i in enumerate(dict.fromkeys(spaced.tolist())):
-            _paste(sheet, _tile(data.train, i, paint), column, top)
+            _paste(sheet, _tile(partial(_sample, data.train, i, paint)), column, top)
+    return _saved(sheet, path)
+
+
+def draw_refusal(error: DataError, path: str | Path) -> Path | None:
+    """Write a PNG: a row of the samples that a data set is refused for, as in `draw_sheet`.
+
+    Args:
+        error: that refused it.
+        path: of the PNG.
+
+    Returns:
+        The path; None, and nothing is written, where there is no picture to look at.
+    """
+    bad = {name: suspect for name, suspect in suspects(error.faults).items() if suspect.item}
+    if not bad:
+        return None
+    sheet = Image.new("RGB", (WIDTH, GAP + LOOK), PAPER)
+    _draw_suspects(sheet, [], bad, None)
+    return _saved(sheet, path)
+
+
+def _saved(sheet: Image.Image, path: str | Path) -> Path:
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
     return Path(path)
 
 
-def suspects(found: Inspection) -> dict[str, Suspect]:
+def suspects(remarks: Sequence[Remark]) -> dict[str, Suspect]:
     """The pictures to look at by name: the first of each kind of fault, then the second, ..."""
-    kinds = [[(spot, line.short) for spot in line.spots] for line in found.warnings]
+    kinds = [[(spot, line.short) for spot in line.spots] for line in remarks]
     bad: dict[str, Suspect] = {}
     for spot, why in filter(None, chain.from_iterable(zip_longest(*kinds))):
         suspect = bad.setdefault(spot.name, Suspect())
@@ -120,20 +146,23 @@ def suspects(found: Inspection) -> dict[str, Suspect]:
 
 
 def _draw_suspects(
-    sheet: Image.Image, data: ImageDataset, bad: dict[str, Suspect], paint: Painter | None
+    sheet: Image.Image,
+    splits: Sequence[Split],
+    bad: dict[str, Suspect],
+    paint: Painter | None,
 ) -> None:
     """The first row: pictures to look at, with their names and what is wrong."""
-    places = {n: (s, i) for s in data.splits.values() for i, n in enumerate(s.names)}
+    places = {n: (s, i) for s in splits for i, n in enumerate(s.names)}
     _title(sheet, GAP, "look at these", "the first of each fault", BAD)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for column, (name, suspect) in enumerate(list(bad.items())[:PER_CLASS]):
         tile = Image.new("RGB", (TILE, TILE), MISSING)
         if name in places:
             # a wrong box stands alone: right ones may be red by their class
-            tile = _tile(*places[name], None if suspect.boxes else paint, suspect.boxes)
+            seen = partial(_sample, *places[name], None if suspect.boxes else paint)
+            tile = _tile(seen, suspect.boxes)
         elif suspect.item:  # what cannot be read, or is not there, is in no split and has none
-            alone = replace(data.train, items=[suspect.item], names=[name], targets=())
-            tile = _tile(alone, 0, None, suspect.boxes)
+            tile = _tile(partial(_alone, suspect.item), suspect.boxes)
         _paste(sheet, tile, column, GAP)
         left = NAME + column * PITCH
         why = suspect.why[0] + (f" +{len(suspect.why) - 1}" if suspect.why[1:] else "")
@@ -153,13 +182,22 @@ def _paste(sheet: Image.Image, tile: Image.Image, column: int, top: int) -> None
     sheet.paste(tile, (left, top + (TILE - tile.height) // 2))
 
 
-def _tile(
-    split: Split, i: int, paint: Painter | None, wrong: Sequence[Corners] = ()
-) -> Image.Image:
+def _sample(split: Split, i: int, paint: Painter | None) -> Image.Image:
+    """A sample of a split; what it shows is painted over."""
+    pixels = split.image(i, 3)
+    return paint(split, i, pixels) if paint else Image.fromarray(pixels)
+
+
+def _alone(item: Item) -> Image.Image:
+    """A picture of no split."""
+    pixels = item() if callable(item) else read_image(item)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+
+
+def _tile(picture: Callable[[], Image.Image], wrong: Sequence[Corners] = ()) -> Image.Image:
     """One picture, whole, as large as fits a tile; small ones are enlarged with visible pixels."""
     try:
-        pixels = split.image(i, 3)
-        image = paint(split, i, pixels) if paint else Image.fromarray(pixels)
+        image = picture()
     except ImageError:
         return Image.new("RGB", (TILE, TILE), MISSING)
     enlarged = max(image.size) < TILE

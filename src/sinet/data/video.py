@@ -1,4 +1,4 @@
-"""Videos through PyAV (extra `video`): files and cameras read, files written.
+"""Videos through PyAV (extra `video`): files and cameras, read frame by frame.
 
 A frame is RGB and upright: what the file says about how the camera was held is done. Frames are
 counted by the packets that hold them, which needs no decoding.
@@ -22,7 +22,6 @@ from PIL import Image
 
 from sinet.data.image import ImageError, Pixels
 from sinet.errors import UsageError, missing_extra
-from sinet.files import atomic_path
 
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif"})
 CAMERA = "webcam:"
@@ -280,41 +279,11 @@ def _reason(error: Exception) -> str:
 def _upright(frame: Any) -> Pixels:
     """Pixels of a decoded frame, turned as its file says."""
     pixels: Pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-
-
-@contextmanager
-def write_video(path: Path, rate: Fraction | int) -> Iterator[Callable[[Pixels], None]]:
-    """Write a video frame by frame, whole or not at all.
-
-        with write_video(Path("a.mp4"), 25) as add:
-            add(pixels)
-
-    H.264 where the installed FFmpeg has it, else MPEG-4. All frames have the size of the first,
-    less one pixel where a side is odd, which these codecs cannot hold.
-
-    Args:
-        path: of the file; its ending says the container.
-        rate: frames a second.
-    """
-    av = pyav()
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # threads cost small pictures more than they give
-        if codec == "mpeg4":
-            stream.bit_rate = 4_000_000
-        fresh = True
-
-        def add(pixels: Pixels) -> None:
-            nonlocal fresh
-            high, wide = (side - side % 2 for side in pixels.shape[:2])
-            if fresh:
-                stream.height, stream.width, fresh = high, wide, False
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:high, :wide]))
-            container.mux(stream.encode(frame))
-
-        yield add
-        if not fresh:
-            container.mux(stream.encode())
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    # not `frame.rotation`: it takes a mirrored picture, as of a front camera, for one upside down
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) > abs(a):  # x and y change places; c and b then say which way they run
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

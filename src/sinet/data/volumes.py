@@ -18,12 +18,13 @@ import torch
 from torch.nn import functional as F
 
 from sinet.data.dataset import Split
+from sinet.data.dicom import is_dicom, slices_of
 from sinet.data.image import Pixels
 from sinet.data.masks import VOID
 from sinet.data.patches import PatchInput
 from sinet.data.volume_files import Volume as Volume
 from sinet.data.volume_files import is_volume as is_volume
-from sinet.data.volume_files import nibabel, opened, slices_of
+from sinet.data.volume_files import nibabel, opened
 from sinet.data.volume_files import read_volume as read_volume
 from sinet.data.volume_files import shape_of as shape_of
 from sinet.data.volume_files import spacing_of as spacing_of
@@ -153,7 +154,9 @@ class VolumeInput(PatchInput):
         """The folder itself if it is a series, else the volumes and series in it."""
         if is_volume(folder):
             return [folder]
-        return sorted(p for p in folder.rglob("*") if is_volume(p))
+        paths = sorted(folder.rglob("*"))
+        series = {path for path in paths if path.is_dir() and is_volume(path)}
+        return [p for p in paths if p in series or (p.parent not in series and is_volume(p))]
 
     @property
     def prepared(self) -> str:
@@ -190,6 +193,15 @@ def planes_of(array: Array, labels: bool = False) -> Pixels:
     return grey[..., None]
 
 
+def seen(path: Path) -> Pixels:
+    """Three planes through the middle of a file's first channel, uint8 (H, W, 1).
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return planes_of(read_volume(path).array[0])
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """The labels of one volume; read when they are needed."""
@@ -218,14 +230,14 @@ class VolumeSplit(Split):
 
     def image(self, i: int, channels: int | None = None, at_least: int | None = None) -> Pixels:
         """Three planes through the middle."""
-        picture = planes_of(read_volume(self._path(i)).array[0])
+        picture = seen(self._path(i))
         return np.repeat(picture, 3, 2) if channels == 3 else picture
 
     def check(self, i: int) -> str | None:
         """Why the volume's header cannot be read, or None."""
         path = self._path(i)
         try:
-            if not path.is_dir():
+            if not is_dicom(path):
                 _ = opened(path).shape
         except (OSError, ValueError) as error:
             return str(error).split("\n")[0]
@@ -240,7 +252,7 @@ class VolumeSplit(Split):
     def form(self, i: int) -> str:
         """The type of the voxels."""
         path = self._path(i)
-        return "DICOM" if path.is_dir() else str(opened(path).get_data_dtype())
+        return "DICOM" if is_dicom(path) else str(opened(path).get_data_dtype())
 
     def found_channels(self) -> int:
         """Channels of the first volume."""

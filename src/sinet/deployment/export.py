@@ -156,7 +156,7 @@ def assemble(
             task's signature, then those of its tail (`logits` and `probabilities` for classes).
     """
     body, task = onnx.load(str(network)), signature(metadata)
-    joined = _behind_front(body, preprocess) if task.input.in_graph else _renamed(body)
+    joined = _behind_front(body, task, preprocess) if task.input.in_graph else _renamed(body)
     append_tail(joined, _export_tail(body, task, preprocess))
     joined.producer_name, joined.producer_version = "sinet", metadata.version
     helper.set_model_props(joined, metadata.to_props())
@@ -166,12 +166,28 @@ def assemble(
     return Path(out)
 
 
-def _behind_front(body: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+def _behind_front(
+    body: onnx.ModelProto, task: Signature, preprocess: Preprocess
+) -> onnx.ModelProto:
     opset = next(entry.version for entry in body.opset_import if entry.domain in ("", "ai.onnx"))
-    front = preprocess_graph(preprocess, output="pixels", opset=opset, ir_version=body.ir_version)
+    if preprocess.fit == "table":  # no picture: its own torch module says it all
+        front = _export_front(task)
+    else:
+        front = preprocess_graph(
+            preprocess, output="pixels", opset=opset, ir_version=body.ir_version
+        )
     front = compose.add_prefix(front, "preprocess/", rename_inputs=False)
     ready = [("preprocess/pixels", "input")]
     return compose.merge_models(front, body, io_map=ready, name="sinet")
+
+
+def _export_front(task: Signature) -> onnx.ModelProto:
+    """What comes before the network as a graph of its own: `images` -> `pixels`."""
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        path = Path(folder) / "front.onnx"
+        blank = (task.input.blank(2),)
+        _export_script(task.input.front(), blank, path, ("images",), ("pixels",))
+        return onnx.load(str(path))
 
 
 def _renamed(body: onnx.ModelProto) -> onnx.ModelProto:

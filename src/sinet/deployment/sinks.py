@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sinet.data.image import Pixels
-from sinet.data.video import write_video
+from sinet.data.video_writer import write_video
 from sinet.deployment.footage import Answer, stem
 from sinet.deployment.records import CocoFile, CsvFile, JsonFile, Table
 from sinet.deployment.sink import Sink

@@ -14,23 +14,28 @@ KEY_DIM = 16
 HEAD_DIM = 32
 
 
-def split_windows(x: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
-    """Cut a map into `rows` x `cols` equal windows.
+def split_windows(x: torch.Tensor, rows: int, cols: int, sparse: bool = False) -> torch.Tensor:
+    """Cut a map into `rows` x `cols` equal windows; sparse ones spread over the whole map.
 
     Shape: (B, C, H, W) -> (B * rows * cols, C, H / rows, W / cols)
     """
     b, c, h, w = x.shape
+    if sparse:  # a window is every `rows`-th pixel of every `cols`-th column
+        x = x.reshape(b, c, h // rows, rows, w // cols, cols).permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(-1, c, h // rows, w // cols)
     x = x.reshape(b, c, rows, h // rows, cols, w // cols)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, c, h // rows, w // cols)
 
 
-def join_windows(x: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+def join_windows(x: torch.Tensor, rows: int, cols: int, sparse: bool = False) -> torch.Tensor:
     """Undo `split_windows`.
 
     Shape: (B * rows * cols, C, h, w) -> (B, C, h * rows, w * cols)
     """
     _, c, h, w = x.shape
     x = x.reshape(-1, rows, cols, c, h, w)
+    if sparse:
+        return x.permute(0, 3, 4, 1, 5, 2).reshape(-1, c, h * rows, w * cols)
     return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, c, h * rows, w * cols)
 
 
@@ -40,7 +45,8 @@ class SmallAttention(nn.Module):
     `x + proj(softmax(q^T k / sqrt(16)) v)` with q, k of 16 channels and v of 32 a head. Positions
     come from the depthwise convolution before it, so any map size works. Maps of up to `window` x
     `window` are attended as a whole; larger ones in the fewest equal windows of at most that
-    size, the border repeated where the size does not divide.
+    size, the border repeated where the size does not divide. Sparse windows have as many positions,
+    but evenly spread over the whole map. A `window` of 0 attends the whole map, however large.
 
     Shape: (B, dim, H, W) -> (B, dim, H, W)
     """
@@ -51,10 +57,11 @@ class SmallAttention(nn.Module):
         ratio: float = 0.25,
         window: int = 16,
         norm_layer: NormLayer = nn.BatchNorm2d,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         self.heads = max(1, round(dim * ratio / HEAD_DIM))
-        self.window = window
+        self.window, self.sparse = window, sparse
         self.qkv = ConvNorm(dim, self.heads * (2 * KEY_DIM + HEAD_DIM), norm_layer=norm_layer)
         self.proj = ConvNorm(self.heads * HEAD_DIM, dim, norm_layer=norm_layer)
 
@@ -73,13 +80,14 @@ class SmallAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Add what each position reads from the others."""
         h, w = x.shape[-2:]
-        rows, cols = math.ceil(h / self.window), math.ceil(w / self.window)
+        rows, cols = (math.ceil(side / (self.window or side)) for side in (h, w))
         qkv = self.qkv(x)
         if rows * cols == 1:
             out = self.attend(qkv)
         else:
             qkv = F.pad(qkv, (0, -w % cols, 0, -h % rows), mode="replicate")
-            out = join_windows(self.attend(split_windows(qkv, rows, cols)), rows, cols)
+            out = self.attend(split_windows(qkv, rows, cols, self.sparse))
+            out = join_windows(out, rows, cols, self.sparse)
             out = out[:, :, :h, :w]
         x = x + self.proj(out)
         return x

@@ -128,8 +128,11 @@ class LightCNN(nn.Module):
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning rates: each layer of both branches is one."""
-        later = [(r"^dense", (1000,)), (r"^votes", (1001,)), (r"^mix", (1002,))]
+        """Parameter groups for layer-wise learning rates: each layer of both branches is one.
+
+        The head is the last: all of it learns first when the layers are freed one by one.
+        """
+        later = [(r"^dense", (1000,)), (r"^votes", (1001,))]
         return {"stem": r"^stages\.0", "blocks": [(r"^stages\.(\d+)", None), *later]}
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]

@@ -2,10 +2,13 @@
 
 "Learning Transferable Architectures for Scalable Image Recognition", arXiv 1707.07012, CVPR 2018.
 Origin: tensorflow/models, research/slim/nets/nasnet (Apache-2.0); names of weights as in
-Cadene/pretrained-models.pytorch (BSD-3), whose networks equal TensorFlow's. A cell adds pairs of
-operations on its two inputs, the outputs of the last two cells, and on earlier sums:
+Cadene/pretrained-models.pytorch (BSD-3), whose networks equal TensorFlow's. A block of a cell
+combines two operations on the cell's inputs, the outputs of the last two cells, or on earlier
+blocks:
 
-    b_k = op_1(h_i) + op_2(h_j),   output = concat of the states that `outputs` lists
+    b_k = op_1(h_i) + op_2(h_j)  (or their concatenation),   output = concat of the `ends`
+
+Cells of any blocks can be built from a `CellSpec`; `sinet.search` looks for them.
 
 What differs from the origin: no auxiliary classifier, which only training used, and 1000 classes
 without the background. `nasnet_large` is the network of timm's `nasnetalarge`, but its average
@@ -20,7 +23,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,46 +37,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sinet.layers import ConvNorm
 from sinet.models._base import StagedNet, build, default_cfg
+from sinet.models._nasnet_cell import NORMAL_A, REDUCTION_A, CellSpec
 
 __all__ = ["Cell", "CellSpec", "NASNet"]
-
-
-@dataclass(frozen=True)
-class CellSpec:
-    """What a cell computes.
-
-    States are numbered: 0 the current input, 1 the previous one, 2 + k the sum of pair k.
-
-    Attributes:
-        pairs: (operation, state, operation, state) of each sum; operations are "identity", "sep3",
-            "sep5", "sep7", "avg3" and "max3".
-        outputs: states that are concatenated, in this order.
-    """
-
-    pairs: tuple[tuple[str, int, str, int], ...]
-    outputs: tuple[int, ...]
-
-
-NORMAL_A = CellSpec(
-    pairs=(
-        ("sep5", 0, "sep3", 1),
-        ("sep5", 1, "sep3", 1),
-        ("avg3", 0, "identity", 1),
-        ("avg3", 1, "avg3", 1),
-        ("sep3", 0, "identity", 0),
-    ),
-    outputs=(1, 2, 3, 4, 5, 6),
-)
-REDUCTION_A = CellSpec(
-    pairs=(
-        ("sep5", 0, "sep7", 1),
-        ("max3", 0, "sep7", 1),
-        ("avg3", 0, "sep5", 1),
-        ("identity", 3, "avg3", 2),
-        ("sep3", 2, "max3", 0),
-    ),
-    outputs=(3, 4, 5, 6),
-)
 
 
 def pair(in_chs: int, out_chs: int, eps: float) -> ConvNorm:
@@ -93,6 +58,40 @@ class ReluConvNorm(nn.Sequential):
         self.act = nn.ReLU()
         self.pair = pair(in_chs, out_chs, eps)
         self.pair.conv.stride = (stride, stride)
+
+
+class SpatialConv(nn.Sequential):
+    """`norm(conv(relu(x)))` with TensorFlow's SAME padding.
+
+    Shape: (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride)), in the directions
+        in which `stride` steps.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int],
+        eps: float,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+        self.pair = pair(in_chs, out_chs, eps)
+        kind: type[nn.Conv2d] = Conv2dSame if max(stride) > 1 else nn.Conv2d
+        high, wide = (0 if max(stride) > 1 else dilation * (k // 2) for k in kernel_size)
+        self.pair.conv = kind(
+            in_chs, out_chs, kernel_size, stride, (high, wide), dilation=dilation, bias=False
+        )
+        fan_out = out_chs * kernel_size[0] * kernel_size[1]
+        nn.init.normal_(self.pair.conv.weight, 0.0, (2.0 / fan_out) ** 0.5)
+
+
+def crossed(in_chs: int, out_chs: int, k: int, stride: int, eps: float) -> nn.Sequential:
+    """1 x k, then k x 1, each striding in the direction in which it is long."""
+    across = SpatialConv(in_chs, out_chs, (1, k), (1, stride), eps)
+    return nn.Sequential(across, SpatialConv(out_chs, out_chs, (k, 1), (stride, 1), eps))
 
 
 class Separable(nn.Module):
@@ -123,26 +122,26 @@ class Separable(nn.Module):
 
 
 class Pool(nn.Module):
-    """3 x 3 average or max pooling with TensorFlow's SAME padding, which is not averaged in.
+    """Average or max pooling with TensorFlow's SAME padding, which is not averaged in.
 
     Shape: (B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))
     """
 
     def __init__(self, kind: str, stride: int) -> None:
         super().__init__()
-        self.average, self.stride = kind == "avg3", stride
+        self.average, self.side, self.stride = kind.startswith("avg"), int(kind[3:]), stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool; an average is divided by the share of its window inside the map."""
-        stride = [self.stride] * 2
+        side, stride = [self.side] * 2, [self.stride] * 2
         if not self.average:
-            padded = pad_same(x, [3, 3], stride, value=-float("inf"))
-            return F.max_pool2d(padded, 3, self.stride)
+            padded = pad_same(x, side, stride, value=-float("inf"))
+            return F.max_pool2d(padded, self.side, self.stride)
         if self.stride == 1:
-            return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        inside = pad_same(torch.ones_like(x[:1, :1]), [3, 3], stride)
-        means = F.avg_pool2d(pad_same(x, [3, 3], stride), 3, self.stride)
-        return means / F.avg_pool2d(inside, 3, self.stride)
+            return F.avg_pool2d(x, self.side, 1, self.side // 2, count_include_pad=False)
+        inside = pad_same(torch.ones_like(x[:1, :1]), side, stride)
+        means = F.avg_pool2d(pad_same(x, side, stride), self.side, self.stride)
+        return means / F.avg_pool2d(inside, self.side, self.stride)
 
 
 class FactorizedReduction(nn.Module):
@@ -196,16 +195,21 @@ def operation(name: str, in_chs: int, out_chs: int, stride: int, eps: float) -> 
     """One operation of a cell, followed by a pointwise convolution where widths differ."""
     if name.startswith("sep"):
         return Separable(in_chs, out_chs, int(name[3:]), stride, eps)
-    if name == "identity":
-        if stride > 1 or in_chs != out_chs:
-            return ReluConvNorm(in_chs, out_chs, eps, stride)
+    if name.startswith("conv1x"):
+        return crossed(in_chs, out_chs, int(name[6:]), stride, eps)
+    if name in ("conv3", "dil3"):
+        steps, dilation = (stride, stride), 2 if name == "dil3" else 1
+        return SpatialConv(in_chs, out_chs, (3, 3), steps, eps, dilation)
+    if name == "identity" and stride == 1 and in_chs == out_chs:
         return nn.Identity()
+    if name in ("identity", "conv1"):
+        return ReluConvNorm(in_chs, out_chs, eps, stride)
     pool = Pool(name, stride)
     return pool if in_chs == out_chs else nn.Sequential(pool, pair(in_chs, out_chs, eps))
 
 
 class Cell(nn.Module):
-    """Sums of pairs of operations, those that end unused concatenated.
+    """Pairs of operations added or concatenated; those that end unused concatenated.
 
     Shape: (B, in_chs, H, W) current, (B, prev_chs, H or 2H, W or 2W) previous
         -> (B, num_chs, ceil(H / stride), ceil(W / stride))
@@ -236,7 +240,6 @@ class Cell(nn.Module):
             eps: of the norms.
         """
         super().__init__()
-        self.spec = spec
         self.current = ReluConvNorm(in_chs, dim, eps)
         self.previous: nn.Module = nn.Identity()
         if prev_stride > 1:
@@ -246,37 +249,41 @@ class Cell(nn.Module):
         elif prev_chs not in (None, dim):
             assert prev_chs is not None
             self.previous = ReluConvNorm(prev_chs, dim, eps)
-        widths = [dim, in_chs if prev_chs is None else dim, *(dim for _ in spec.pairs)]
-        halves = [half for p in spec.pairs for half in (p[:2], p[2:])]
+        self.adds = [block[4] == "add" for block in spec.blocks]
+        results = [dim if adds else 2 * dim for adds in self.adds]
+        widths = [dim, in_chs if prev_chs is None else dim, *results]
+        halves = [half for block in spec.blocks for half in (block[:2], block[2:4])]
         ops, drops = [], []
-        for name, state in halves:
+        for state, name in halves:
             ops.append(operation(name, widths[state], dim, stride if state < 2 else 1, eps))
             dropped = drop_path > 0 and name != "identity"
             drops.append(ScheduledDropPath(drop_path) if dropped else nn.Identity())
         self.ops, self.drops = nn.ModuleList(ops), nn.ModuleList(drops)
-        self.states = [state for _, state in halves]
+        self.states, self.ends = [state for state, _ in halves], spec.ends
         self.fits = nn.ModuleList(
-            self._fit(widths[state], dim, stride if state < 2 else 1, eps) for state in spec.outputs
+            self._fit(widths[end], dim, stride, eps) if end < 2 else nn.Identity()
+            for end in self.ends
         )
-        self.num_chs = dim * len(spec.outputs)
+        self.num_chs = sum(dim if end < 2 else widths[end] for end in self.ends)
 
     @staticmethod
     def _fit(width: int, dim: int, stride: int, eps: float) -> nn.Module:
-        """What brings a concatenated state to the others' width and size."""
+        """What brings an input that is part of the output to the others' width and size."""
         if stride > 1:
             return FactorizedReduction(width, dim, eps)
         return nn.Identity() if width == dim else pair(width, dim, eps)
 
     def forward(self, current: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-        """All sums in order, then the concatenation."""
+        """All blocks in order, then the concatenation."""
         states = [self.current(current), self.previous(previous)]
         done: list[torch.Tensor] = []
         for op, drop, state in zip(self.ops, self.drops, self.states, strict=True):
             done.append(drop(op(states[state])))
             if len(done) == 2:
-                states.append(done[0] + done[1])
+                adds = self.adds[len(states) - 2]
+                states.append(done[0] + done[1] if adds else torch.cat(done, 1))
                 done = []
-        ends = zip(self.fits, self.spec.outputs, strict=True)
+        ends = zip(self.fits, self.ends, strict=True)
         return torch.cat([fit(states[i]) for fit, i in ends], 1)
 
 
@@ -293,8 +300,8 @@ class NASNet(StagedNet):
         stem_width: int,
         skip_reduction_input: bool = False,
         small_images: bool = False,
-        normal: CellSpec = NORMAL_A,
-        reduction: CellSpec = REDUCTION_A,
+        normal: CellSpec | Mapping[str, Any] = NORMAL_A,
+        reduction: CellSpec | Mapping[str, Any] = REDUCTION_A,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         num_classes: int = 1000,
@@ -310,8 +317,8 @@ class NASNet(StagedNet):
             skip_reduction_input: the cell behind a reduction takes as previous input not the
                 reduction's input, but the one before that.
             small_images: no stride and no reduction cells in the stem.
-            normal: the cell of stride 1.
-            reduction: the cell of stride 2.
+            normal: the cell of stride 1, or what its `to_dict` gave.
+            reduction: the cell of stride 2, likewise.
             drop_rate: dropout before the classifier.
             drop_path_rate: share of the last cell's operations dropped at the end of training; see
                 `set_drop_path_progress`.
@@ -320,6 +327,7 @@ class NASNet(StagedNet):
             global_pool: any timm pooling that keeps the width, "" for none.
         """
         super().__init__(num_classes, in_chans, drop_rate)
+        normal, reduction = CellSpec.of(normal), CellSpec.of(reduction)
         self.eps = 1e-5 if small_images else 1e-3
         norm = partial(nn.BatchNorm2d, eps=self.eps)
         self.stem = ConvNorm(in_chans, stem_width, 3, 1 if small_images else 2, norm_layer=norm)

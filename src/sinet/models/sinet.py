@@ -52,13 +52,17 @@ class Block(nn.Module):
         drop_path: float,
         act_layer: type[nn.Module],
         norm_layer: NormLayer,
+        window: int = 16,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         hidden = round(dim * expansion)
         self.dw = ConvNorm(dim, dim, kernel_size, groups=dim, norm_layer=norm_layer)
         self.act = create_act_layer(act_layer, inplace=True)
         self.pw = ConvNorm(dim, dim, norm_layer=norm_layer)
-        self.attn = SmallAttention(dim, norm_layer=norm_layer) if attention else nn.Identity()
+        self.attn: nn.Module = nn.Identity()
+        if attention:
+            self.attn = SmallAttention(dim, window=window, norm_layer=norm_layer, sparse=sparse)
         self.expand = ConvNorm(dim, hidden, norm_layer=norm_layer)
         self.project = ConvNorm(hidden, dim, norm_layer=norm_layer)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
@@ -81,6 +85,8 @@ class SiNet(StagedNet):
         dims: Sequence[int],
         depths: Sequence[int],
         attention: Sequence[int] = (0, 0, 0, 0),
+        windows: Sequence[int] = (16, 16, 16, 16),
+        sparse: Sequence[bool] = (False, False, False, False),
         kernel_sizes: Sequence[int] = (3, 3, 5, 5),
         expansions: Sequence[float] = (4, 4, 4, 4),
         stem_width: int = 16,
@@ -101,6 +107,8 @@ class SiNet(StagedNet):
             dims: channels of each stage.
             depths: blocks of each stage.
             attention: how many of a stage's last blocks have self-attention.
+            windows: side of a stage's windows of attention; 0 for the whole map.
+            sparse: whether a stage's windows are spread over the whole map.
             kernel_sizes: depthwise kernel of each stage.
             expansions: feed-forward width of each stage, in units of its channels.
             stem_width: channels after the stem.
@@ -128,7 +136,7 @@ class SiNet(StagedNet):
             for j in range(depth):
                 attends = j >= depth - attention[i]
                 block = (dim, kernel_sizes[i], expansions[i], attends, rates[i][j], act, norm)
-                blocks.append(Block(*block))
+                blocks.append(Block(*block, windows[i], sparse[i]))
             stages.append(nn.Sequential(down, *blocks))
             width, reduction = dim, reduction * strides[i]
             info = {"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import timm
+import yaml
 from torch import nn
 
 from sinet.errors import UsageError, unknown
@@ -134,6 +136,21 @@ class ModelSpec:
             if key not in known:
                 raise unknown("model option", key, known)
         return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ModelSpec:
+        """Read a spec, `to_dict` as YAML or JSON.
+
+        Raises:
+            UsageError: no such file, or no spec in it.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UsageError(f"cannot read the model {path}: {error}") from error
+        if not isinstance(values, dict) or not {"name", "size"} <= set(values):
+            raise UsageError(f"the model {path} lacks `name` or `size`; write it as search does")
+        return cls.from_dict(values)
 
 
 def _short(value: Any) -> str:

@@ -16,6 +16,7 @@ from sinet.road.choose import inspect, time_models, train_best
 from sinet.road.config import FitConfig
 from sinet.road.finish import hand_over, shrink_and_verify
 from sinet.road.run import Run
+from sinet.road.teach import train_teachers
 
 
 def fit(
@@ -54,7 +55,8 @@ def fit(
         candidates = time_models(run, images)
         if dry_run:
             return run.folder
-        trained = train_best(run, images, candidates)
+        spent = train_teachers(run, images)
+        trained = train_best(run, images, candidates, config.minutes - spent)
         file, verdict = shrink_and_verify(run, images, trained)
         hand_over(run, images, trained, file, verdict)
     return run.folder

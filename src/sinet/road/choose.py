@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+
+import timm
 
 from sinet.data import ImageDataset
 from sinet.data.inspection import inspect_dataset
-from sinet.data.sheet import UNUSED, draw_sheet, painter
+from sinet.data.sheet import UNUSED, draw_refusal, draw_sheet, painter
 from sinet.errors import BudgetError, DataError, UsageError
 from sinet.files import atomic_path, read_json, write_json
 from sinet.measurement.machine import machine
 from sinet.measurement.profile import DeviceProfile
+from sinet.models.spec import ModelSpec
 from sinet.road.run import Run
 from sinet.search.candidates import Candidate, near_misses, time_candidates
 from sinet.search.halving import Job, Search, Trial, successive_halving
@@ -19,6 +22,7 @@ from sinet.search.specs import hub_reachable, task_specs
 from sinet.tasks import learner
 from sinet.tasks.base import described
 from sinet.tasks.signatures import signature
+from sinet.tasks.train_command import refuse_frozen_noise, usual_recipe
 from sinet.training.loop import step_seconds, train
 from sinet.training.trained import Trained
 
@@ -29,9 +33,14 @@ TIMING_SECONDS = 150.0
 def inspect(run: Run) -> ImageDataset:
     """Step 1: read the data and say what is in there."""
     with run.bar("inspect") as bar:
-        found = inspect_dataset(
-            run.config.data, seed=run.config.seed, task=run.config.task, progress=bar
-        )
+        try:
+            found = inspect_dataset(
+                run.config.data, seed=run.config.seed, task=run.config.task, progress=bar
+            )
+        except DataError as error:
+            if sheet := draw_refusal(error, run.folder / "sheet.png"):
+                run.say("warning", f"what is wrong is drawn in {sheet}")
+            raise
     data = found.data
     for note in found.notes:
         run.say("inspect", note.text)
@@ -74,17 +83,9 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
     config = run.config
     task = learner(data.task)
     sides = task.typical(data)
-    specs = task_specs(
-        task,
-        data,
-        config.models,
-        min(sides),
-        options=config.model_options,
-        folder=Path(config.weights) if config.weights else None,
-        hub=hub_reachable(),
-    )
+    specs = _specs(run, data)
     fitted = partial(task.preprocessing, data=data, stats=task.stats(data))
-    recipe = config.recipe_for(specs[0], task.recipe_name(specs[0]))
+    recipe = config.recipe_for(specs[0], usual_recipe(task, specs[0], data))
     recipe.check_for(task.name, task.options)
     profile = DeviceProfile.load(config.profile) if config.profile else None
     for note in profile.notes() if profile else ():
@@ -106,22 +107,72 @@ def _timed(run: Run, data: ImageDataset) -> list[Candidate]:
         )
 
 
-def train_best(run: Run, data: ImageDataset, candidates: list[Candidate]) -> Trained:
+def _specs(run: Run, data: ImageDataset) -> list[ModelSpec]:
+    """The networks to try, with the weights that were asked for.
+
+    Raises:
+        UsageError: weights of one network for several, or frozen layers in none that knows a thing.
+    """
+    config, task = run.config, learner(data.task)
+    source = None if config.teachers else config.weights_of_one
+    names = config.models or ((named_in(source),) if source else ())
+    specs = task_specs(
+        task,
+        data,
+        names,
+        min(task.typical(data)),
+        options=config.model_options,
+        folder=config.weights_folder,
+        hub=hub_reachable(),
+    )
+    if source:
+        if others := {s.backbone for s in specs[1:]} - {specs[0].backbone}:
+            raise UsageError(
+                f"--weights {source} are those of one network, but {specs[0].backbone} and "
+                f"{len(others)} more would be tried; name theirs alone with --model"
+            )
+        specs = list(dict.fromkeys(replace(s, weights=source) for s in specs))
+    frozen = [s for s in specs if config.recipe_for(s, usual_recipe(task, s, data)).freeze]
+    knowing = [s for s in specs if s.weights or s not in frozen]
+    if not knowing or (config.freeze and not any(s.weights for s in specs)):
+        recipe = config.recipe_for(specs[0], usual_recipe(task, specs[0], data))
+        refuse_frozen_noise(specs[0].name, recipe, config.recipe)
+    return knowing
+
+
+def named_in(source: str) -> str:
+    """The model whose weights a source is, by its name: hub:timm/NAME.TAG or NAME.safetensors.
+
+    Raises:
+        UsageError: it does not name a registered model.
+    """
+    name = source.partition(":")[2] if source.startswith("hub:") else source
+    name = name.rpartition("/")[2].partition(".")[0]
+    if not timm.is_model(name):
+        raise UsageError(
+            f"--weights {source} does not tell whose weights they are; name it with --model"
+        )
+    return name
+
+
+def train_best(
+    run: Run, data: ImageDataset, candidates: list[Candidate], minutes: float
+) -> Trained:
     """Step 3: spend the minutes by successive halving; the winner gets most of them."""
     task = learner(data.task)
     preprocess = partial(task.preprocessing, data=data, stats=task.stats(data))
     judged = signature(described(data, preprocess(candidates[0].spec)))
 
     def epoch_seconds(candidate: Candidate) -> float:
-        recipe = run.config.recipe_for(candidate.spec, task.recipe_name(candidate.spec))
         spec = candidate.spec
+        recipe = run.config.recipe_for(spec, usual_recipe(task, spec, data))
         step = step_seconds(spec, data, recipe, preprocess(spec), task=task)
         samples = task.epoch_samples(data, spec)
         return step * max(1, samples // min(recipe.batch_size, samples))
 
     def trainer(job: Job) -> Trained:
         spec = job.candidate.spec
-        recipe = run.config.recipe_for(spec, task.recipe_name(spec)).replace(
+        recipe = run.config.recipe_for(spec, usual_recipe(task, spec, data)).replace(
             epochs=round(job.epochs, 3)
         )
         options = "".join(f"-{k}={v}" for k, v in sorted(spec.kwargs.items()))
@@ -145,7 +196,7 @@ def train_best(run: Run, data: ImageDataset, candidates: list[Candidate]) -> Tra
     search: Search = successive_halving(
         candidates,
         trainer,
-        run.config.minutes,
+        minutes,
         epoch_seconds=epoch_seconds,
         trials_path=run.folder / "trials.json",
         metric=judged.metric,

@@ -37,7 +37,14 @@ class FitConfig:
     overrides: tuple[str, ...] = ()
     """Recipe values such as `lr=0.01`, and options of networks such as `model.neck=catnet`."""
     weights: str = ""
-    """Folder with pretrained weights."""
+    """Pretrained weights: a folder of NAME.safetensors; or one source of `load_weights`, of the
+    first teacher if there is one, else of the only network tried."""
+    teachers: tuple[str, ...] = ()
+    """Whom the networks learn from: folders of trainings, or names of models that are first trained
+    on the data; each teaches the next, the last one the network."""
+    freeze: int | None = None
+    """First layer groups of pretrained networks that stay, -1 = all but the classifier; networks
+    from scratch are then not tried. As the recipe has it if None."""
     max_drop: float = 0.5
     """Points that INT8 may lose against the trained model."""
     threads: int = 0
@@ -56,6 +63,11 @@ class FitConfig:
         if self.budget:
             Budget.parse(self.budget)
         split_overrides(self.overrides)
+        if self.weights and not (self.weights_of_one or Path(self.weights).is_dir()):
+            raise UsageError(
+                f"--weights {self.weights} does not exist; give a folder, a file, hub:NAME or "
+                "package:NAME"
+            )
 
     @property
     def folder(self) -> Path:
@@ -73,7 +85,28 @@ class FitConfig:
         """What networks are built with beside their own options."""
         return split_overrides(self.overrides)[1]
 
+    @property
+    def weights_folder(self) -> Path | None:
+        """Where weights of all networks may lie."""
+        return Path(self.weights) if self.weights and not self.weights_of_one else None
+
+    @property
+    def weights_of_one(self) -> str | None:
+        """Weights of one network only: of a teacher, or of what is tried."""
+        kind = self.weights.partition(":")[0]
+        single = kind in ("hub", "package", "http", "https") or Path(self.weights).is_file()
+        return self.weights if self.weights and single else None
+
+    def teacher_folder(self, number: int) -> Path:
+        """Where a teacher lies: the folder that was given, or where it will be trained."""
+        given = Path(self.teachers[number])
+        return given if given.exists() else self.folder / f"teacher-{number + 1}"
+
     def recipe_for(self, spec: ModelSpec, usual: str) -> Recipe:
         """The recipe that this network learns by: the one asked for, or else the `usual` one."""
         recipe = Recipe.from_yaml(self.recipe or usual)
+        if self.teachers:
+            recipe = recipe.replace(teacher=str(self.teacher_folder(len(self.teachers) - 1)))
+        if self.freeze is not None:
+            recipe = recipe.replace(freeze=self.freeze)
         return recipe.replace(seed=self.seed, **split_overrides(self.overrides)[0])

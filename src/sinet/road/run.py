@@ -49,7 +49,9 @@ class Run(Voice):
 
 def _check_same(path: Path, asked: dict[str, Any]) -> None:
     known = yaml.safe_load(path.read_text(encoding="utf-8"))
-    other = [k for k, v in asked.items() if k != "out" and known.get(k) != v]
+    # a run that was started before an option existed did without it
+    did = {f.name: list(f.default) if f.default == () else f.default for f in fields(FitConfig)}
+    other = [k for k, v in asked.items() if k != "out" and known.get(k, did[k]) != v]
     if other:
         said = ", ".join(f"{k} {known.get(k)!r} then, {asked[k]!r} now" for k in other)
         raise UsageError(

@@ -21,6 +21,7 @@ from sinet.data.preprocess import Preprocess
 from sinet.data.transforms import BatchAugment
 from sinet.models.spec import ModelSpec
 from sinet.tasks.signatures import Described, Result, signature
+from sinet.training.distil import Distiller
 from sinet.training.inputs import Stats, pixel_stats, preprocess_for
 from sinet.training.loader import derived_seed, eval_batches
 from sinet.training.optimizer import build_optimizer, build_schedule, fixed_norms, image_size
@@ -128,6 +129,7 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         self.network = network
         self.data, self.recipe, self.preprocess = data, recipe, preprocess
         self.total_steps = 1
+        self.distil: Distiller | None = None
         self.signature = signature(described(data, preprocess))
         self._augment = BatchAugment(recipe, preprocess)
         cfg: Any = getattr(network, "pretrained_cfg", None) or {}
@@ -212,13 +214,34 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
         shape = self.preprocess.shape
         return torch.zeros(1, self.preprocess.channels, *shape, device=self.device)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Loss of one augmented batch; all randomness follows from (seed, step, process)."""
-        rank = 0 if self._trainer is None else self.global_rank
-        torch.manual_seed(derived_seed(self.recipe.seed, self.global_step, rank))
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        """Loss of one augmented batch; all randomness follows from (seed, step, part of it).
+
+        A teacher that looks at each image once wants batches that are `Numbered`.
+        """
+        at: Tensor | None = None
+        if self.distil is not None and self.distil.once:
+            batch, at = batch
+        part = 0
+        if self._trainer is not None:  # of the whole batch, over processes and what each adds up
+            parts = self.trainer.accumulate_grad_batches
+            part = self.global_rank * parts + batch_index % parts
+        torch.manual_seed(derived_seed(self.recipe.seed, self.global_step, part))
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             images, targets = self.augment(batch, self.train_size())
-        return self.loss(self.network(self.ordered(images)), targets)
+        images = self.ordered(images)
+        if self.distil is not None:
+            return self.distil(self, images, targets, at)  # type: ignore[no-any-return]
+        return self.learn(images, targets)
+
+    def learn(self, images: Tensor, targets: Any) -> Tensor:
+        """Loss of network inputs (B, C, height, width), without a teacher."""
+        return self.loss(self.network(images), targets)
+
+    def on_train_start(self) -> None:
+        """Let the teacher look at the images, if once is enough."""
+        if self.distil is not None:
+            self.distil.prepare(self)
 
     def augment(self, batch: Any, size: int) -> tuple[Tensor, Any]:
         """Network input float32 (B, C, size, size), and the targets (here: as they are)."""
@@ -279,6 +302,7 @@ class ImageTask(pl.LightningModule, ABC):  # type: ignore[misc]
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer, and its schedule by step."""
-        optimizer = build_optimizer(self.network, self.recipe)
+        beside = self.distil.parameters() if self.distil is not None else ()
+        optimizer = build_optimizer(self.network, self.recipe, beside)
         schedule = build_schedule(optimizer, self.recipe, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -30,7 +30,7 @@ class Classify(ImageTask):
     name = "classify"
     options = frozenset({
         "label_smoothing", "mixup", "cutmix", "mix_prob", "randaugment", "color_jitter",
-        "random_erasing", "flip", "crop", "crop_scale", "progressive", "tta",
+        "random_erasing", "flip", "crop", "crop_scale", "progressive", "tta", "teacher",
     })  # fmt: skip
 
     def __init__(

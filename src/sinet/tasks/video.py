@@ -94,7 +94,7 @@ class Video(Classify):
     name = "video"
     # a camera's next frame is compared with the kept features of the last ones, which are those of
     # one look: no `tta`
-    options = Classify.options - {"tta"}
+    options = Classify.options - {"tta", "teacher"}
 
     @staticmethod
     def stats(data: ImageDataset) -> Any:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Cases:
 
     def __init__(self, split: Split, preprocess: Preprocess, places: bool) -> None:
         self.split, self.input, self.places = split, VolumeInput(preprocess), places
-        voxels = [prod(shape_of(path)[0]) for path in split.items if not isinstance(path, bytes)]
+        voxels = [prod(shape_of(path)[0]) for path in split.items if isinstance(path, Path)]
         self._fits = 12 * sum(voxels) <= MEMORY_SHARE * available_bytes()
         self._kept: dict[int, Case] = {}
 

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from sinet.training.checkpoint import stepped
 from sinet.training.recipe import Recipe
 
 
@@ -43,11 +44,17 @@ class Average(pl.Callback):  # type: ignore[misc]
             self._state = None
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any, **__: Any
+        self,
+        trainer: pl.Trainer,
+        task: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Take the new weights into the average."""
         assert self.ema is not None
-        self.ema.update(task.network, step=trainer.global_step)
+        if stepped(trainer, batch_idx):
+            self.ema.update(task.network, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights."""

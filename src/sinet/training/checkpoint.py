@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_same_run(path: Path, saved: dict[str, Any], described: dict[str, Any]) -> None:
     """Raise UsageError unless `path`, whose run is `saved`, is of the run that `described` says."""
-    other = [key for key, value in described.items() if saved.get(key) != value]
+    other = [key for key in {**saved, **described} if saved.get(key) != described.get(key)]
     if other:
         raise UsageError(
             f"{path} belongs to another run: {difference(saved, described, other)}; "
@@ -73,7 +73,7 @@ def difference(saved: dict[str, Any], now: dict[str, Any], keys: list[str]) -> s
     """In words, what differs between two descriptions of a run."""
     words = []
     for key in keys:
-        before, after = saved.get(key), now[key]
+        before, after = saved.get(key), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             words += [
                 f"{key}.{name} was {before.get(name)!r}, is {after[name]!r}"
@@ -98,11 +98,18 @@ class Keeper(pl.Callback):  # type: ignore[misc]
         self._saved = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any, **__: Any
+        self,
+        trainer: pl.Trainer,
+        task: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save if it is time; stop the run if that was asked for."""
         if trainer.global_step >= self.steps:
             return  # the result itself is written in a moment
+        if not stepped(trainer, batch_idx):
+            return
         stop = self._any(trainer, self.asked)
         late = self._any(trainer, time.monotonic() - self._saved > EVERY_SECONDS)
         if stop or late or trainer.global_step % self.steps_per_epoch == 0:
@@ -117,6 +124,16 @@ class Keeper(pl.Callback):  # type: ignore[misc]
     ) -> None:
         """Say in the checkpoint what run it is of."""
         checkpoint[_KEY] = self.described
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count in the batches of this run what the earlier one may have taken in other parts."""
+        done = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            shift = done - counts["ready"]
+            counts.update({name: count + shift for name, count in counts.items()})
 
     def _any(self, trainer: pl.Trainer, mine: bool) -> bool:
         """True on all processes if it is on one; they ask one another every tenth step only."""
@@ -147,6 +164,11 @@ class Keeper(pl.Callback):  # type: ignore[misc]
             signal.signal(signal.SIGINT, before)
         if self.stopped:
             raise Interrupted(f"stopped; the checkpoint is {self.path}")
+
+
+def stepped(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer took a step after this batch, or it was but a part of one."""
+    return bool((batch_idx + 1) % trainer.accumulate_grad_batches == 0)
 
 
 def refuse_nonfinite(loss: torch.Tensor, step: int) -> None:

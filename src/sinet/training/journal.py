@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sinet.files import write_text
-from sinet.training.checkpoint import refuse_nonfinite
+from sinet.training.checkpoint import refuse_nonfinite, stepped
 
 _VALIDATIONS = 10
 
@@ -56,12 +56,18 @@ class Journal(pl.Callback):  # type: ignore[misc]
         self._since = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, *_: Any, **__: Any
+        self,
+        trainer: pl.Trainer,
+        task: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Add the loss; write a row when it is time."""
-        loss = outputs["loss"].detach()
+        # of a batch in parts, Lightning gives each its share
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
         step = trainer.global_step
-        row_due = step % self.steps_per_epoch == 0
+        row_due = stepped(trainer, batch_idx) and step % self.steps_per_epoch == 0
         if loss.device.type == "cpu" or row_due or step % 50 == 0:  # a GPU is not made to wait
             refuse_nonfinite(loss, step)
         self._loss = loss if self._loss is None else self._loss + loss

@@ -29,12 +29,15 @@ from sinet.training.checkpoint import (
     check_same_run,
     read_checkpoint,
 )
+from sinet.training.distil import Distiller, Numbered
 from sinet.training.evaluate import autocast, evaluate
 from sinet.training.journal import Display, Journal
-from sinet.training.loader import Order, TrainBatches, eval_batches
+from sinet.training.loader import Order, Source, TrainBatches, eval_batches
 from sinet.training.memory import keep_freed_memory
-from sinet.training.optimizer import build_optimizer, clip_gradients, freeze
+from sinet.training.optimizer import clip_gradients, freeze
+from sinet.training.progress import Progress, Unfreezer
 from sinet.training.recipe import Recipe
+from sinet.training.teacher import Teacher, open_teacher, teacher_identity
 from sinet.training.trained import (
     Trained,
     described_in,
@@ -54,7 +57,7 @@ class TaskFactory(Protocol):
     def __call__(
         self, network: nn.Module, data: Any, recipe: Recipe, preprocess: Preprocess
     ) -> Any:
-        """Make the task."""
+        """Make the task; its attribute `described`, if any, tells runs with it from others."""
         ...
 
 
@@ -71,6 +74,7 @@ def train(
     workers: int = 0,
     device: str = "auto",
     strategy: str = "auto",
+    accumulate: int = 1,
     progress: bool = True,
 ) -> Trained:
     """Train a network; what comes of it lies in `out`.
@@ -92,34 +96,44 @@ def train(
         workers: processes that read images; with decoded images in memory none is best.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         strategy: `auto` (DDP when there are several processes), `ddp` or `fsdp`.
+        accumulate: parts in which a process takes its share of a batch, where memory is short.
         progress: show the progress on the terminal.
 
     Raises:
         Interrupted: stopped by Ctrl-C; the checkpoint is saved.
-        UsageError: the checkpoint is broken or of another run, or the recipe does not fit.
+        UsageError: the checkpoint is broken or of another run, the recipe does not fit, or its
+            teacher cannot teach this.
         SinetError: the loss became infinite, or a file could not be written.
     """
     described = describe_run(spec, data, recipe, preprocess, init)
+    described |= getattr(task, "described", {})
     checkpoint = out / "checkpoints" / "last.ckpt"
     if resume and finished(out):
-        check_same_run(out / "trained.json", described_in(out), described)
+        check_same_run(out / "trained.json", _completed(described_in(out)), described)
         return Trained.load(out)
     resuming = resume and checkpoint.is_file()
     if resuming:
-        check_same_run(checkpoint, read_checkpoint(checkpoint).get("sinet", {}), described)
-    elif int(os.environ.get("RANK", 0)) == 0:
+        saved = read_checkpoint(checkpoint).get("sinet", {})
+        check_same_run(checkpoint, _completed(saved), described)
+    teacher = open_teacher(recipe, data, preprocess) if recipe.teacher else None
+    if not resuming and int(os.environ.get("RANK", 0)) == 0:
         checkpoint.unlink(missing_ok=True)
         forget(out)
     torch.manual_seed(recipe.seed)
     network = build_network(spec, data, recipe, preprocess.channels, load=not resuming and not init)
     if init and not resuming:
         load_weights(network, weights_file(init))
-    learner = task(network, data, recipe, preprocess)
-    learner.train()
-    run = _Run(learner, recipe, out, described, workers, progress)
+    learner = _learner(task, network, data, recipe, preprocess, teacher)
+    run = _Run(learner, recipe, out, described, workers, accumulate, progress)
     with quiet():
         trainer = make_trainer(
-            recipe, out, run.order.steps, run.callbacks, device=device, strategy=strategy
+            recipe,
+            out,
+            run.order.steps,
+            run.callbacks,
+            device=device,
+            strategy=strategy,
+            accumulate=accumulate,
         )
         with run.keeper.listening():
             trainer.fit(learner, run.batches, ckpt_path=checkpoint if resuming else None)
@@ -141,12 +155,15 @@ class _Run:
         out: Path,
         described: dict[str, Any],
         workers: int,
+        accumulate: int,
         progress: bool,
     ) -> None:
         self.task, self.recipe, self.out = task, recipe, out
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        source, val_source = task.train_source(), task.val_source()
-        order = Order(len(source), recipe.batch_size, recipe.epochs, recipe.seed, rank, world)
+        source, val_source = _source(task), task.val_source()
+        order = Order(
+            len(source), recipe.batch_size, recipe.epochs, recipe.seed, rank, world, accumulate
+        )
         task.total_steps = order.steps
         self.order = order
         self.batches = TrainBatches(source, order, workers, torch.cuda.is_available())
@@ -164,6 +181,8 @@ class _Run:
         # In this order: the average is what is validated, the checkpoint has all of it, and the
         # display shows the last row too.
         self.callbacks: list[pl.Callback] = [
+            Progress(task.network, recipe, order.steps),
+            *([Unfreezer(task.network, recipe, order.steps)] if recipe.unfreeze else []),
             *([self.average] if self.average else []),
             self.journal,
             self.keeper,
@@ -236,12 +255,53 @@ def build_network(
     except UsageError:
         if not rates:
             raise
-        network = spec.create(classes, channels, load=load)
-        _log.warning("%s has no %s: trained without", spec.name, " and ".join(rates))
+        known = {key: rate for key, rate in rates.items() if _takes(spec, channels, key, rate)}
+        if known == rates:
+            raise
+        network = spec.create(classes, channels, load=load, **known)
+        refused = " and ".join(key for key in rates if key not in known)
+        _log.warning("%s has no %s: trained without", spec.name, refused)
     freeze(network, recipe.freeze)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network
+
+
+def _takes(spec: ModelSpec, channels: int, option: str, rate: float) -> bool:
+    """Whether the network can be built with this option alone."""
+    try:
+        spec.create(2, channels, load=False, **{option: rate})
+    except UsageError:
+        return False
+    return True
+
+
+def _learner(
+    task: TaskFactory,
+    network: nn.Module,
+    data: ImageDataset,
+    recipe: Recipe,
+    preprocess: Preprocess,
+    teacher: Teacher | None,
+) -> Any:
+    """The task in training mode, with its teacher if it has one."""
+    learner = task(network, data, recipe, preprocess)
+    if teacher is not None:
+        learner.distil = Distiller(teacher, network, recipe, preprocess, data.multilabel)
+    learner.train()
+    return learner
+
+
+def _source(task: Any, limit: int | None = None) -> Source:
+    """What a task's steps learn from; see `ImageTask.training_step`."""
+    source: Source = task.train_source(limit)
+    return Numbered(source) if task.distil is not None and task.distil.once else source
+
+
+def _completed(saved: dict[str, Any]) -> dict[str, Any]:
+    """What a run says of itself, fields of the recipe that were not there yet at their default."""
+    recipe = saved.get("recipe")
+    return {**saved, "recipe": {**Recipe().to_dict(), **recipe}} if recipe else saved
 
 
 def describe_run(
@@ -255,6 +315,8 @@ def describe_run(
         "preprocess": preprocess.to_dict(),
         "init": None if init is None else str(init),
     }
+    if recipe.teacher:
+        described["teacher"] = teacher_identity(recipe)
     plain: dict[str, Any] = json.loads(json.dumps(described))
     return plain
 
@@ -277,11 +339,12 @@ def step_seconds(
     torch.manual_seed(recipe.seed)
     kind, _ = accelerator_for("auto")
     network = build_network(spec, data, recipe, preprocess.channels, load=False)
-    learner = task(network, data, recipe.replace(progressive=1.0), preprocess).to(kind)
-    learner.train()
-    optimizer = build_optimizer(learner.network, recipe)
+    full = recipe.replace(progressive=1.0)
+    teacher = open_teacher(recipe, data, preprocess) if recipe.teacher else None
+    learner = _learner(task, network, data, full, preprocess, teacher).to(kind)
+    optimizer = learner.configure_optimizers()["optimizer"]
     average = moving_average(learner.network, recipe) if recipe.ema else None
-    source = learner.train_source(limit=recipe.batch_size)
+    source = _source(learner, limit=recipe.batch_size)
     batch = source.__getitems__(list(range(len(source))))
     batch = learner.transfer_batch_to_device(batch, learner.device, 0)
     seconds = []

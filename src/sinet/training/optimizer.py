@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,21 +18,35 @@ from sinet.errors import UsageError
 from sinet.training.recipe import Recipe
 
 
+def layer_groups(network: nn.Module, field: str) -> dict[str, int]:
+    """The layer group of each parameter by name: 0 = stem, then the stages, last the classifier.
+
+    Args:
+        network: one that names its groups in `group_matcher`, as timm's networks do.
+        field: of the recipe, for the message.
+
+    Raises:
+        UsageError: the network does not name its groups.
+    """
+    matcher: Any = getattr(network, "group_matcher", None)
+    if matcher is None:
+        raise UsageError(f"{field}: {type(network).__name__} has no layer groups; leave it out")
+    found: dict[str, int] = group_parameters(network, matcher(coarse=True), reverse=True)
+    return found
+
+
 def freeze(network: nn.Module, groups: int) -> None:
     """Keep the first `groups` layer groups as they are; -1 = all but the classifier.
 
     Raises:
-        UsageError: the network does not name its groups, or has no more than `groups` of them.
+        UsageError: the network does not name its groups, or nothing would be left to learn.
     """
     if groups == -1:
-        classifier: Any = network.get_classifier()  # type: ignore[operator]
-        network.requires_grad_(False)
-        classifier.requires_grad_(True)
+        learned = {id(parameter) for parameter in classifier_parameters(network)}
+        for parameter in network.parameters():
+            parameter.requires_grad_(id(parameter) in learned)
     elif groups:
-        if not hasattr(network, "group_matcher"):
-            raise UsageError(f"freeze: {type(network).__name__} has no layer groups; use 0 or -1")
-        matcher: Any = network.group_matcher
-        group = group_parameters(network, matcher(coarse=True), reverse=True)
+        group = layer_groups(network, "freeze")
         if groups > max(group.values()):
             raise UsageError(
                 f"freeze: {groups} of {max(group.values()) + 1} layer groups leaves nothing to "
@@ -42,25 +56,51 @@ def freeze(network: nn.Module, groups: int) -> None:
             parameter.requires_grad_(group[name] >= groups)
 
 
+def classifier_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Weights of the classifier, or of both where a network has one more for its teacher.
+
+    Raises:
+        UsageError: the network has no classifier.
+    """
+    get: Any = getattr(network, "get_classifier", tuple)
+    found = get()
+    parts = found if isinstance(found, tuple) else (found,)
+    parameters = [parameter for part in parts for parameter in part.parameters()]
+    if not parameters:
+        raise UsageError(
+            f"freeze: {type(network).__name__} has no classifier, so that -1 leaves nothing to "
+            "learn; give a number of layer groups"
+        )
+    return parameters
+
+
 def fixed_norms(network: nn.Module, every: bool) -> list[nn.Module]:
     """BatchNorms whose statistics must not move: `every` one, or those with frozen weights."""
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
     return [m for m in norms if every or not any(p.requires_grad for p in m.parameters())]
 
 
-def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
+def build_optimizer(
+    network: nn.Module, recipe: Recipe, beside: Iterable[nn.Parameter] = ()
+) -> Optimizer:
     """The recipe's optimizer over the network's trainable parameters.
 
     Norms, biases and what the network names in `no_weight_decay()` do not decay; with
     `layer_decay` lower layers learn more slowly. Muon takes matrices and convolution kernels, its
     built-in AdamW takes the rest.
+
+    Args:
+        network: what learns.
+        recipe: how.
+        beside: parameters outside the network that learn with it at the full rate.
     """
     options: dict[str, Any] = {}
     if recipe.optimizer == "muon":
         options["nesterov"] = True
-    elif recipe.precision != "fp16":
+    elif recipe.precision != "fp16" and not (recipe.optimizer == "sgd" and recipe.unfreeze):
         # One kernel for all parameters: 8 ms instead of 51 ms a step for a ResNet-18 on two cores.
-        # Not with fp16, whose scaler cannot clip the gradients of a fused optimizer.
+        # Not with fp16, whose scaler cannot clip the gradients of a fused optimizer; not with SGD
+        # where layers join later, since its kernel wants the momentum of all or of none.
         options["fused"] = True
     if recipe.optimizer == "adamw":
         options["betas"] = (recipe.momentum, 0.999)
@@ -73,6 +113,8 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
         **options,
     )
+    if extra := list(beside):
+        optimizer.add_param_group({"params": extra, "weight_decay": 0.0})
     return optimizer
 
 

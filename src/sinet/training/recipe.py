@@ -8,7 +8,7 @@ in its header comment what it is for, what it gave and what it costs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,6 +24,7 @@ _RECIPES = Path(__file__).parent / "recipes"
 TASK_OPTIONS = frozenset({
     "loss", "label_smoothing", "mixup", "cutmix", "mix_prob", "mosaic", "randaugment",
     "color_jitter", "random_erasing", "flip", "crop", "crop_scale", "progressive", "tta",
+    "teacher",
 })  # fmt: skip
 """Fields that say what is learned and from what: not every task knows them. The others say how
 weights change, whatever the task."""
@@ -62,6 +63,9 @@ class Recipe:
     freeze: int = 0
     """Number of first layer groups (stem, stage 1, ...) that stay as they are; -1 = all but the
     classifier."""
+    unfreeze: float = 0.0
+    """Share of the steps over which layer groups are freed one at a time, from the classifier
+    backwards; 0 = all learn from the first step. `layer_decay` gives each a lower rate."""
     freeze_norm: bool = False
     """Keep the BatchNorm statistics of the pretrained weights."""
     loss: str = "ce"
@@ -93,6 +97,9 @@ class Recipe:
     """Dropout before the classifier."""
     drop_path: float = 0.0
     """Stochastic depth: the share of the last block's samples that skip it (grows with depth)."""
+    drop_path_ramp: float = 0.0
+    """Share of the steps over which `drop_path` grows from zero to its value (ScheduledDropPath,
+    arXiv:1707.07012); 0 = as it is from the first step. NASNets have it built in."""
     ema: float = 0.0
     """Decay of the averaged weights that are validated and kept (its own warm-up); 0 = off."""
     precision: str = "fp32"
@@ -106,6 +113,20 @@ class Recipe:
     tta: bool = False
     """Look at the mirrored image too: in validation, and in the exported file, which then takes
     twice as long. Logits and pixels are averaged, boxes of both are sifted together."""
+    teacher: str = ""
+    """Whom the network learns from beside the labels: the folder of a finished training or fit on
+    the same classes, or the name of a model that has weights for these classes; empty = nobody."""
+    teacher_weights: str = ""
+    """Weights of a teacher that is a model's name, as `load_weights` takes them; empty = those at
+    hand."""
+    distil: str = "logits"
+    """What is learned from the teacher: its probabilities (`logits`), its first choice (`hard`),
+    its last feature map (`features`), where that map is strong (`attention`), or how alike the
+    images are to it (`relation`)."""
+    distil_weight: float = 0.5
+    """Share of the teacher in the loss; the labels have the rest."""
+    temperature: float = 2.0
+    """What logits are divided by before `logits` compares probabilities: higher = softer."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -117,6 +138,11 @@ class Recipe:
             raise UsageError(
                 "tta=true looks at mirrored images, which flip=none rules out; set "
                 "flip=horizontal, or leave tta out"
+            )
+        if self.unfreeze and self.freeze == -1:
+            raise UsageError(
+                f"unfreeze={self.unfreeze:g} frees layers that freeze=-1 keeps; leave one of them "
+                "out"
             )
         if self.label_smoothing and not {"ce", "focal"} & set(self.loss.split("+")):
             raise UsageError(
@@ -132,7 +158,7 @@ class Recipe:
             options: those of `TASK_OPTIONS` that it knows; others must be at their default or off.
 
         Raises:
-            UsageError: one is neither.
+            UsageError: one is neither, or acts only with another that is off.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -141,6 +167,13 @@ class Recipe:
                 raise UsageError(
                     f"{field.name}={str(value).lower()} means nothing to {task}; leave it out. Its "
                     f"own options: {', '.join(sorted(options))}"
+                )
+        for name, (needed, there) in _ACTS_WITH.items():
+            value = getattr(self, name)
+            if value != getattr(type(self), name) and not there(self):
+                raise UsageError(
+                    f"{name}={value} does nothing without {needed}; add that, or leave {name} out "
+                    f"(its default is {getattr(type(self), name) or 'empty'})"
                 )
 
     @classmethod
@@ -202,6 +235,16 @@ def _where(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
+_ACTS_WITH: dict[str, tuple[str, Callable[[Recipe], object]]] = {
+    "crop_scale": ("crop=resized", lambda r: r.crop == "resized"),
+    "mix_prob": ("mixup or cutmix", lambda r: r.mixup or r.cutmix),
+    "drop_path_ramp": ("drop_path", lambda r: r.drop_path),
+    "teacher_weights": ("a teacher", lambda r: r.teacher),
+    "distil": ("a teacher", lambda r: r.teacher),
+    "distil_weight": ("a teacher", lambda r: r.teacher),
+    "temperature": ("a teacher and distil=logits", lambda r: r.teacher and r.distil == "logits"),
+}
+"""Fields that others switch on: what a person would write without effect is refused."""
 _SHARE = Range(0, 1)
 _ALLOWED: dict[str, Choice | Range] = {
     "version": Choice((1,)),
@@ -215,6 +258,7 @@ _ALLOWED: dict[str, Choice | Range] = {
     "schedule": Choice(("cosine", "linear", "step")),
     "layer_decay": Range(0, 1, open_low=True),
     "freeze": Range(-1, 1_000),
+    "unfreeze": _SHARE,
     "loss": Choice(("ce", "dice", "focal", "lovasz", "ce+dice", "focal+dice", "ce+lovasz")),
     "label_smoothing": Range(0, 1, open_high=True),
     "mixup": Range(0, 100),
@@ -229,9 +273,13 @@ _ALLOWED: dict[str, Choice | Range] = {
     "crop_scale": Range(0, 1, open_low=True),
     "dropout": Range(0, 1, open_high=True),
     "drop_path": Range(0, 1, open_high=True),
+    "drop_path_ramp": _SHARE,
     "ema": Range(0, 1, open_high=True),
     "precision": Choice(("fp32", "bf16", "fp16")),
     "grad_clip": Range(0, 1e9),
     "progressive": Range(0, 1, open_low=True),
+    "distil": Choice(("logits", "hard", "features", "attention", "relation")),
+    "distil_weight": _SHARE,
+    "temperature": Range(0, 100, open_low=True),
     "seed": Range(0, 2**31 - 1),
 }

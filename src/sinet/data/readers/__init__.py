@@ -106,7 +106,8 @@ def _read_one(folder: Path, first: Reader, *others: Reader) -> ImageDataset:
     except DataError as error:
         if not ways:
             raise
-        raise DataError(f"{error}\nread as {first.FORMAT}; {', '.join(ways)}") from error
+        said = f"{error}\nread as {first.FORMAT}; {', '.join(ways)}"
+        raise DataError(said, error.faults) from error
     if rivals:
         given = " and ".join(reader.FORMAT for reader in (first, *rivals))
         if len(ways) < len(rivals):

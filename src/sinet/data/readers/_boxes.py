@@ -13,9 +13,9 @@ import numpy as np
 
 from sinet.data.boxes import Boxes, Fault, presence, repaired, summary
 from sinet.data.dataset import ClassId, ImageDataset, Split
-from sinet.data.image import ORIENTATION_TAG, SUFFIXES, opened
+from sinet.data.image import SUFFIXES, upright_size
 from sinet.data.instances import Outlined
-from sinet.data.readers._layout import SPLITS
+from sinet.data.readers._layout import SPLITS, fault, refuse
 from sinet.data.remarks import Remark, Spot, listed
 from sinet.errors import DataError
 
@@ -110,7 +110,7 @@ def collect(
     every = {**names, **{key: str(key) for key in sorted(strange, key=str)}}
     index = {key: i for i, key in enumerate(every)}
     faults: list[Fault] = []
-    problems: list[str] = []
+    problems: list[Remark] = []
     splits = {}
     with ThreadPoolExecutor() as pool:
         for split, pictures in found.items():
@@ -130,7 +130,8 @@ def collect(
     if not boxes_in_all:
         what = "outline" if outlined else "box"
         shown = "".join(f"\n  {remark.text}" for remark in summary(faults))
-        raise DataError(f"{root}: {form} without a single usable {what}{shown}\ndraw some first")
+        raise DataError(f"{root}: {form} without a single usable {what}{shown}\ndraw some first",
+                        _there(root, summary(faults)))  # fmt: skip
     empty = [
         n for s in splits.values() for n, t in zip(s.names, s.targets, strict=True) if not len(t)
     ]
@@ -145,6 +146,14 @@ def collect(
         said.append(Remark(f"{len(empty)} images have no {what} and count as background: {some}"))
     classes = list(every.values())
     return ImageDataset(root, form, classes, list(every), True, splits, remarks=said, task=TASK)
+
+
+def _there(root: Path, remarks: Sequence[Remark]) -> list[Remark]:
+    """The remarks, with the files of their pictures, which are in no split."""
+    return [
+        replace(line, spots=tuple(replace(spot, item=root / spot.name) for spot in line.spots))
+        for line in remarks
+    ]
 
 
 def _unnamed(
@@ -181,7 +190,7 @@ def _said_of_unnamed(
 
 def _boxes(
     root: Path, picture: Picture, index: Mapping[ClassId, int], outlined: bool
-) -> tuple[Boxes, list[Fault], str]:
+) -> tuple[Boxes, list[Fault], Remark | None]:
     """Boxes in the pixels of their image, faults, and why they cannot be used (or nothing)."""
     labels = [index[key] for key in picture.ids]
     boxes = Boxes.of(
@@ -190,22 +199,23 @@ def _boxes(
     try:
         height, width = upright_size(picture.path)
     except Exception:  # unreadable images are reported where all of them are
-        return boxes.select(np.zeros(len(boxes), bool)), [], ""
+        return boxes.select(np.zeros(len(boxes), bool)), [], None
     scale = 1.0, 1.0
     if picture.shares:
         scale = float(width), float(height)
     elif picture.size and picture.size not in ((height, width), (width, height)):
         high, wide = picture.size
         if abs(wide * height - width * high) > 0.02 * wide * height:
-            return boxes, [], (f"{picture.source}: made for {wide} x {high} pixels, "
-                               f"{picture.path.name} has {width} x {height}")  # fmt: skip
+            text = (f"{picture.source}: made for {wide} x {high} pixels, "
+                    f"{picture.path.name} has {width} x {height}")  # fmt: skip
+            return boxes, [], fault(root, picture.path, text, "other size")
         scale = width / wide, height / high  # annotated before it was resized
     whole, faults = repaired(boxes.scaled(*scale), height, width)
     if outlined:
         whole, said = _with_outlines(whole, scale, (height, width))
         faults += said
     name = picture.path.relative_to(root).as_posix()
-    return replace(whole, name=name), [replace(fault, picture=name) for fault in faults], ""
+    return replace(whole, name=name), [replace(wrong, picture=name) for wrong in faults], None
 
 
 def _with_outlines(
@@ -240,27 +250,11 @@ def _outline(annotation: Mapping[str, Any]) -> Any:
     return given if isinstance(given, list) and all(isinstance(v, list) for v in given) else None
 
 
-def upright_size(path: Path) -> Size:
-    """Height and width as `read_image` gives them, from the header alone."""
-    image = opened(path)
-    turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
-    return (image.width, image.height) if turned else (image.height, image.width)
-
-
 def unlisted(paths: Iterable[Path]) -> list[Path]:
     """The pictures that lie beside these, but are none of them."""
     known = set(paths)
     homes = sorted({path.parent for path in known if path.parent.is_dir()})
     return [path for home in homes for path in files_in(home, *SUFFIXES) if path not in known]
-
-
-def refuse(root: Path, what: str, problems: Sequence[str], advice: str) -> None:
-    """Raise a DataError that lists the first problems, if there are any."""
-    if not problems:
-        return
-    shown = "".join(f"\n  {line}" for line in problems[:5])
-    more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
-    raise DataError(f"{root}: {len(problems)} {what}:{shown}{more}\n{advice}")
 
 
 def refuse_mixture(
@@ -275,12 +269,13 @@ def refuse_mixture(
         others: suffix -> name of the format that it would be.
         where: folders in which annotations lie.
     """
-    problems = []
+    problems: list[Remark] = []
     for path in bare:
         for suffix, other in others.items():
             for folder in (path.parent, *where):
                 if (folder / f"{path.stem}{suffix}").is_file():
-                    problems.append(f"{path.name}: {path.stem}{suffix} ({other})")
+                    text = f"{path.name}: {path.stem}{suffix} ({other})"
+                    problems.append(fault(root, path, text, "other format"))
                     break
     advice = "mixed formats: convert all annotations to one format, or make two data sets"
     refuse(root, f"images have no annotation in {form} but in another format", problems, advice)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sinet.data.dataset import ClassId, ImageDataset, Items, Split
-from sinet.data.remarks import Remark, Spot
+from sinet.data.image import Pixels
+from sinet.data.remarks import Corners, Remark, Spot
+from sinet.errors import DataError
 
 SPLITS = {
     "train": "train",
@@ -44,9 +47,17 @@ def seen_from(root: Path, path: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def spots(root: Path, paths: Iterable[Path]) -> list[Spot]:
-    """Pictures that are in no split, to be drawn all the same."""
-    return [Spot(seen_from(root, path), path) for path in paths]
+def spots(
+    root: Path, paths: Iterable[Path], look: Callable[[Path], Pixels] | None = None
+) -> list[Spot]:
+    """Files that are in no split, to be drawn all the same.
+
+    Args:
+        root: of the data set.
+        paths: of pictures, unless `look` is given.
+        look: makes a picture of such a file.
+    """
+    return [Spot(seen_from(root, p), partial(look, p) if look else p) for p in paths]
 
 
 def showing(splits: Mapping[str, Split], classes: Sequence[int]) -> tuple[Spot, ...]:
@@ -57,6 +68,34 @@ def showing(splits: Mapping[str, Split], classes: Sequence[int]) -> tuple[Spot, 
         for name, row in zip(split.names, split.labels, strict=True)
         if row[classes].any()
     )
+
+
+def fault(root: Path, path: Path, text: str, short: str, box: Corners = ()) -> Remark:
+    """A remark on one picture that cannot be used.
+
+    Args:
+        root: of the data set.
+        path: of the picture.
+        text: what is wrong.
+        short: the same in two words.
+        box: what to mark in it.
+    """
+    return Remark(text, True, short, (Spot(seen_from(root, path), path, box),))
+
+
+def refuse(root: Path, what: str, problems: Sequence[Remark], advice: str) -> None:
+    """Raise a DataError that lists the first problems, if there are any.
+
+    Args:
+        root: of the data set.
+        what: they are, as in "masks cannot be used".
+        problems: a line each, and where to look.
+        advice: what to do.
+    """
+    if problems:
+        shown = "".join(f"\n  {problem.text}" for problem in problems[:5])
+        more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise DataError(f"{root}: {len(problems)} {what}:{shown}{more}\n{advice}", problems)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 from sinet.data.dataset import ClassId, ImageDataset, Split
 from sinet.data.image import ImageError
 from sinet.data.masks import VOID
-from sinet.data.readers._layout import seen_from
+from sinet.data.readers._layout import refuse, seen_from, spots
 from sinet.data.remarks import Remark, Spot
 from sinet.data.volumes import (
     SAME_SPACING,
@@ -23,6 +23,7 @@ from sinet.data.volumes import (
     misplaced,
     read_volume,
     right_grid,
+    seen,
     shape_of,
 )
 from sinet.errors import DataError
@@ -56,7 +57,7 @@ class _Pair:
 class _Problem:
     """What is wrong, and what a person may do."""
 
-    what: str
+    remark: Remark
     remedy: str
 
 
@@ -83,10 +84,12 @@ def assembled(
     base = root.parent if root.is_file() else root
     pairs = [_Pair(split, *pair) for split, both in found.items() for pair in both]
     with ThreadPoolExecutor(4) as pool:
-        seen = list(pool.map(lambda pair: _look(pair, base), pairs))
-    good = [pair for pair in seen if isinstance(pair, _Pair)]
-    bad = [pair for pair in seen if isinstance(pair, _Problem)]
-    _refuse(root, [*bad, *_channels(good, base), *_strange(good, named, base)])
+        looked = list(pool.map(lambda pair: _look(pair, base), pairs))
+    good = [pair for pair in looked if isinstance(pair, _Pair)]
+    bad = [pair for pair in looked if isinstance(pair, _Problem)]
+    bad += [*_channels(good, base), *_strange(good, named, base)]
+    remedies = dict.fromkeys(problem.remedy for problem in bad)
+    refuse(root, "volumes cannot be used", [p.remark for p in bad], "\n".join(remedies))
     values = sorted(named) or sorted({value for pair in good for value in pair.labels})
     if len(values) < 2 or len(values) > _MAX_CLASSES:
         raise DataError(
@@ -113,41 +116,45 @@ def _split(pairs: Sequence[_Pair], values: Sequence[int], base: Path) -> VolumeS
 def _look(pair: _Pair, base: Path) -> _Pair | _Problem:
     """What a volume and its label map hold, or why they cannot be used."""
     image, name = seen_from(base, pair.image), seen_from(base, pair.map)
-    path = image
+    read = False
     try:
         shape, affine = shape_of(pair.image)
-        path = name
+        read = True
         labels = read_volume(pair.map)
     except ImageError as error:
-        return _Problem(f"{path}: {error.reason}", _REPLACE)
+        text = f"{name if read else image}: {error.reason}"
+        where = tuple(spots(base, [pair.image] * read, seen))
+        return _Problem(Remark(text, True, "unreadable", where), _REPLACE)
     if labels.shape[0] != 1:
-        return _Problem(f"{name}: channels: {labels.shape[0]}, of a label map: 1", _CHANNELS)
+        text = f"{name}: channels: {labels.shape[0]}, of a label map: 1"
+        return _problem(pair, base, text, "channels", _CHANNELS)
     if labels.shape[1:] != shape[1:]:
         given, wanted = (" x ".join(map(str, sides)) for sides in (labels.shape[1:], shape[1:]))
-        return _Problem(f"{name}: {given} voxels, its volume {wanted}", _RESAMPLE)
+        text = f"{name}: {given} voxels, its volume {wanted}"
+        return _problem(pair, base, text, "other size", _RESAMPLE)
     if apart := misplaced(affine, labels.affine):
-        return _Problem(f"{name} does not lie where {image} does: {', '.join(apart)}", _RESAMPLE)
+        text = f"{name} does not lie where {image} does: {', '.join(apart)}"
+        return _problem(pair, base, text, "other place", _RESAMPLE)
     values = np.unique(labels.array.round().astype(np.int64))
     there = tuple(int(v) for v in values if v != VOID)
     _, spacing = right_grid(shape, affine)
     return _Pair(pair.split, pair.image, pair.map, there, shape[0], spacing)
 
 
-def _refuse(root: Path, problems: Sequence[_Problem]) -> None:
-    if not problems:
-        return
-    shown = "".join(f"\n  {problem.what}" for problem in problems[:5])
-    more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
-    remedies = "\n".join(dict.fromkeys(problem.remedy for problem in problems))
-    raise DataError(f"{root}: {len(problems)} volumes cannot be used:{shown}{more}\n{remedies}")
+def _problem(pair: _Pair, base: Path, text: str, short: str, remedy: str) -> _Problem:
+    """What is wrong with a pair whose volume can be drawn."""
+    return _Problem(Remark(text, True, short, tuple(spots(base, [pair.image], seen))), remedy)
 
 
 def _channels(pairs: Sequence[_Pair], base: Path) -> list[_Problem]:
     """Volumes whose channels are not those of most."""
     usual = Counter(pair.channels for pair in pairs).most_common(1)
     return [
-        _Problem(
+        _problem(
+            pair,
+            base,
             f"{seen_from(base, pair.image)}: channels: {pair.channels}, of most volumes: {count}",
+            "channels",
             _CHANNELS,
         )
         for count, _ in usual
@@ -158,13 +165,16 @@ def _channels(pairs: Sequence[_Pair], base: Path) -> list[_Problem]:
 
 def _strange(pairs: Sequence[_Pair], named: Mapping[int, str], base: Path) -> list[_Problem]:
     """Labels that the list of names lacks, if there is one."""
-    holders = {v: pair.map for pair in reversed(pairs) for v in pair.labels if v not in named}
+    holders = {v: pair for pair in reversed(pairs) for v in pair.labels if v not in named}
     if not named or not holders:
         return []
     strange = sorted(holders)
-    first = seen_from(base, holders[strange[0]])
-    what = f"label maps hold {strange[:5]}, which the list of labels lacks, such as {first}"
-    return [_Problem(what, _LABELS)]
+    first = holders[strange[0]]
+    what = (
+        f"label maps hold {strange[:5]}, which the list of labels lacks, such as "
+        f"{seen_from(base, first.map)}"
+    )
+    return [_problem(first, base, what, "unknown label", _LABELS)]
 
 
 def _spacings(pairs: Sequence[_Pair], base: Path) -> list[Remark]:
@@ -178,10 +188,10 @@ def _spacings(pairs: Sequence[_Pair], base: Path) -> list[Remark]:
     if not off:
         return []
     usual, other = (" x ".join(f"{v:g}" for v in mm) for mm in (common, off[0].spacing))
-    spots = tuple(Spot(seen_from(base, pair.image)) for pair in off)
+    where = tuple(Spot(seen_from(base, pair.image)) for pair in off)
     said = (
         f"{len(off)} of {len(pairs)} volumes do not have the median spacing, {usual} mm, such as "
-        f"{spots[0].name} with {other} mm; where training volumes differ, all are resampled to "
+        f"{where[0].name} with {other} mm; where training volumes differ, all are resampled to "
         "their median"
     )
-    return [Remark(said, True, "other spacing", spots)]
+    return [Remark(said, True, "other spacing", where)]

@@ -64,13 +64,8 @@ def unpacked(archive: Path, cache: Path | None = None) -> Path:
         archive: the file.
         cache: where to unpack; None = `$XDG_CACHE_HOME/sinet/datasets`.
     """
-    if cache is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        cache = Path(home) / "sinet" / "datasets"
-    state = archive.stat()
-    key = f"{archive.resolve()}:{state.st_size}:{state.st_mtime_ns}"
-    digest = hashlib.blake2b(key.encode(), digest_size=6).hexdigest()
-    target = cache / f"{archive.name.split('.')[0]}-{digest}"
+    target = place_for(archive, cache)
+    cache = target.parent
     if target.is_dir():
         return target
     try:
@@ -90,6 +85,22 @@ def unpacked(archive: Path, cache: Path | None = None) -> Path:
             "space, or set XDG_CACHE_HOME to another folder"
         ) from error
     return target
+
+
+def place_for(file: Path, cache: Path | None = None) -> Path:
+    """Where what is made of a file is kept: another place when the file changes.
+
+    Args:
+        file: what it is made of.
+        cache: the folder; None = `$XDG_CACHE_HOME/sinet/datasets`.
+    """
+    if cache is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        cache = Path(home) / "sinet" / "datasets"
+    state = file.stat()
+    key = f"{file.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    digest = hashlib.blake2b(key.encode(), digest_size=6).hexdigest()
+    return cache / f"{file.name.split('.')[0]}-{digest}"
 
 
 def _is_tar(path: Path) -> bool:
@@ -115,13 +126,17 @@ def _unpack(archive: Path, target: Path) -> None:
         return
     with tarfile.open(archive) as tar:
         infos = tar.getmembers()
-        _check_end(tar)
+        check_end(tar)
         _check(archive, [(m.name, m.size, _tar_kind(m)) for m in infos], target)
         _write(target, _tar_files(tar, infos))
 
 
-def _check_end(tar: tarfile.TarFile) -> None:
-    """A tar ends with a block of zeros; one that was cut between two members does not."""
+def check_end(tar: tarfile.TarFile) -> None:
+    """A tar ends with a block of zeros; one that was cut between two members does not.
+
+    Raises:
+        tarfile.ReadError: it was cut; all members have been listed before.
+    """
     stream = tar.fileobj
     assert stream is not None  # it is open for reading
     stream.seek(tar.offset)

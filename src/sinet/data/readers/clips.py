@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sinet.data.clips import ClipSplit, frame_files, is_clip
+from sinet.data.clips import ClipSplit, frame_files, is_clip, read_clip
 from sinet.data.dataset import ALL, ClassId, ImageDataset
-from sinet.data.image import SUFFIXES
+from sinet.data.image import SUFFIXES, Pixels
 from sinet.data.readers._layout import SPLITS, spots, visible
-from sinet.data.remarks import Spot, left_out
+from sinet.data.remarks import Remark, Spot, left_out
 from sinet.data.video import VIDEOS, is_video
 from sinet.errors import DataError
 
@@ -59,9 +59,17 @@ def read(root: Path) -> ImageDataset:
     empty = sorted({name for part in parts.values() for name in part} - set(names))
     remarks = left_out([*map(Spot, empty)], "folders have no clip", "no clip")
     loose = [path for part in _splits(root).values() for path in visible(part) if is_video(path)]
-    remarks += left_out(spots(root, loose), "videos are in no folder of a class", "of no class")
+    remarks += left_out(
+        spots(root, loose, _middle), "videos are in no folder of a class", "of no class"
+    )
     ids: list[ClassId] = list(names)
     return ImageDataset(root, FORMAT, names, ids, False, dict(splits), remarks=remarks, task=TASK)
+
+
+def _middle(path: Path) -> Pixels:
+    """The frame in the middle of a clip."""
+    (frame,) = read_clip(path, 1)
+    return np.asarray(frame)
 
 
 def _listed(part: Path) -> dict[str, list[Path]]:
@@ -70,11 +78,13 @@ def _listed(part: Path) -> dict[str, list[Path]]:
     for folder in _folders(part):
         inside = visible(folder)
         clips = [path for path in inside if is_clip(path)]
-        loose = [p.name for p in inside if p.suffix.lower() in SUFFIXES and p not in clips]
+        loose = [p for p in inside if p.suffix.lower() in SUFFIXES and p not in clips]
         if loose and clips:
+            said = f"{folder} holds clips and, beside them, {len(loose)} pictures"
             raise DataError(
-                f"{folder} holds clips and, beside them, {len(loose)} pictures such as "
-                f"{loose[0]}; put the frames of each clip into a folder of their own"
+                f"{said} such as {loose[0].name}; put the frames of each clip into a folder of "
+                "their own",
+                [Remark(said, True, "of no clip", tuple(spots(part, loose)))],
             )
         found[folder.name] = clips
     return found

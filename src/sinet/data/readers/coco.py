@@ -22,12 +22,11 @@ from sinet.data.readers._boxes import (
     files_in,
     folders_with,
     is_picture,
-    refuse,
     refuse_mixture,
     split_of,
     unlisted,
 )
-from sinet.data.readers._layout import spots
+from sinet.data.readers._layout import fault, refuse, spots
 from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
@@ -168,15 +167,20 @@ def _pictures(
     for entry in content["images"]:
         file, key = str(entry.get("file_name", "")), entry.get("id")
         if key in known or key in absent:
-            raise DataError(f"{root}: {name} has image id {key!r} twice ({file}); give each image "
-                            "an id of its own")  # fmt: skip
+            said = f"{root}: {name} has image id {key!r} twice ({file})"
+            twice = [known[key].path] if key in known else []
+            raise DataError(
+                f"{said}; give each image an id of its own",
+                [fault(root, path, said, "id twice") for path in twice],
+            )
         place = places.find(file)
         if place is None:
             absent[key] = file
             continue
         size = (entry.get("height") or 0, entry.get("width") or 0)
         known[key] = Picture(place, f"{name} ({file})", size=size if min(size) > 0 else None)
-    problems, lost = [], []
+    problems: list[Remark] = []
+    lost = []
     for entry in content["annotations"]:
         key = entry.get("image_id")
         box, label = entry.get("bbox"), entry.get("category_id")
@@ -185,7 +189,8 @@ def _pictures(
                 lost.append(f"annotation {entry.get('id')} of image id {key}")
         elif not _is_box(box) or not isinstance(label, int | str):
             what = "bbox" if not _is_box(box) else "category_id"
-            problems.append(f"{name}, annotation {entry.get('id')}: {what} is {entry.get(what)!r}")
+            text = f"{name}, annotation {entry.get('id')}: {what} is {entry.get(what)!r}"
+            problems.append(fault(root, known[key].path, text, f"bad {what}"))
         else:
             picture, (x, y, wide, high) = known[key], box
             picture.corners.append((x, y, x + wide, y + high))

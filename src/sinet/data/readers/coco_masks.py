@@ -30,8 +30,9 @@ from sinet.data.readers._boxes import (
     unlisted,
 )
 from sinet.data.readers._layout import seen_from, showing, spots
+from sinet.data.readers._masks import checked, masks_by_name, refuse_masks
 from sinet.data.readers.coco import Places, learn_names, load, order
-from sinet.data.readers.masks import checked, described, masks_by_name, refuse_masks
+from sinet.data.readers.masks import described
 from sinet.data.regions import Size
 from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
@@ -114,7 +115,7 @@ def read(root: Path) -> ImageDataset:
     if len(ids) > VOID:
         raise DataError(f"{root}: {len(ids)} classes; masks hold at most {VOID}: take some out")
     index = {key: i for i, key in enumerate(ids)}
-    problems: list[str] = []
+    problems: list[Remark] = []
     remarks = [Remark(f"{len(ids)} classes; pixels of no segment count for nothing")]
     splits = {}
     for source, content in contents:

@@ -190,5 +190,6 @@ def _bad_row(table: _Table, number: int, problem: str) -> DataError:
 def _no_column(kind: str, known: Sequence[str], table: _Table) -> DataError:
     return DataError(
         f"{table.file} has no {kind} column; its columns are {', '.join(table.header) or 'none'}; "
-        f"expected one named {', '.join(known[:4])} ...: rename it"
+        f"expected one named {', '.join(known[:4])} ...: rename it, or give `--task tabular` if "
+        "the rows are the samples"
     )

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sinet.data.cubes import Array, CubeSplit, PixelLabels, is_cube, read_cube
+from sinet.data.cubes import Array, CubeSplit, PixelLabels, is_cube, read_cube, seen
 from sinet.data.dataset import ClassId, ImageDataset, Split
 from sinet.data.masks import VOID, presence
-from sinet.data.readers._layout import showing, visible
+from sinet.data.readers._layout import showing, spots, visible
 from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
@@ -91,18 +91,27 @@ def _check_shapes(scenes: Sequence[Scene], maps: Mapping[Path, Array]) -> None:
     for scene, both in scenes:
         for path in both.values():
             if maps[path].shape != (sides := shapes[scene][:2]):
-                raise DataError(
-                    f"{path} is {maps[path].shape}, its scene {sides}; give its own map"
-                )
+                said = f"{path} is {maps[path].shape}, its scene {sides}"
+                raise DataError(f"{said}; give its own map", [_drawn(said, "other size", [scene])])
     counts = Counter(shape[2] for shape in shapes.values())
     usual = counts.most_common(1)[0][0]
     other = [scene for scene, shape in shapes.items() if shape[2] != usual]
     if other:
-        raise DataError(
+        said = (
             f"{other[0]} has {shapes[other[0]][2]} bands, {counts[usual]} of {len(scenes)} scenes "
-            f"have {usual}; a model takes one number of bands: keep the same bands of all scenes, "
-            "or put those of another sensor into a folder of their own"
+            f"have {usual}"
         )
+        raise DataError(
+            f"{said}; a model takes one number of bands: keep the same bands of all scenes, or put "
+            "those of another sensor into a folder of their own",
+            [_drawn(said, "other bands", other)],
+        )
+
+
+def _drawn(text: str, short: str, scenes: Sequence[Path]) -> Remark:
+    """What is wrong with scenes, which can be drawn."""
+    where = [spot for scene in scenes for spot in spots(scene.parent, [scene], seen)]
+    return Remark(text, True, short, tuple(where))
 
 
 def _split(split: str, rows: Sequence[tuple[Path, PixelLabels]]) -> CubeSplit:
@@ -170,9 +179,9 @@ def _unnamed(
     strange = [i for i, value in enumerate(values) if value not in named]
     if not named or not strange:
         return []
-    spots = showing(splits, strange)
+    holders = showing(splits, strange)
     text = (
         f"labels {', '.join(str(values[i]) for i in strange)} have no name in classes.txt and are "
-        f"called by their number, such as in {spots[0].name}"
+        f"called by their number, such as in {holders[0].name}"
     )
-    return [Remark(text, True, "class unnamed", spots)]
+    return [Remark(text, True, "class unnamed", holders)]

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sinet.data.dataset import ImageDataset
 from sinet.data.readers._volumes import Pair, assembled
 from sinet.data.remarks import Remark, Spot, left_out
+from sinet.data.volumes import seen
 from sinet.errors import DataError
 
 FORMAT = "decathlon list"
@@ -48,7 +50,7 @@ def read(root: Path) -> ImageDataset:
         for entry in entries:
             if not (isinstance(entry, dict) and entry.get("label")):
                 named = entry.get("image") if isinstance(entry, dict) else entry
-                place = path.parent / named if isinstance(named, str) else None
+                place = partial(seen, path.parent / named) if isinstance(named, str) else None
                 bare.append(Spot(str(named), place))
                 continue
             pair = tuple(_place(path, entry[kind]) for kind in ("image", "label"))

@@ -21,17 +21,17 @@ import numpy as np
 
 from sinet.data.boxes import presence
 from sinet.data.dataset import ALL, ClassId, ImageDataset, Split
+from sinet.data.image import upright_size
 from sinet.data.instances import Numbered
 from sinet.data.masks import raw_pixels
-from sinet.data.readers._layout import SPLITS, seen_from, spots, visible
-from sinet.data.readers.masks import (
+from sinet.data.readers._layout import SPLITS, fault, seen_from, spots, visible
+from sinet.data.readers._masks import (
     folder_pairs,
     masks_by_name,
     matched,
     pictures,
     refuse_masks,
     said_of_lonely,
-    upright_shape,
     without_image,
 )
 from sinet.data.regions import Region, Size
@@ -70,7 +70,7 @@ def read(root: Path) -> ImageDataset:
         for image, sources in items:
             if part := _part(root, image, lists) if lists else split:
                 found.setdefault(part, []).append((image, sources))
-    problems: list[str] = []
+    problems: list[Remark] = []
     splits = {s: _split(root, items, len(named), problems) for s, items in found.items()}
     refuse_masks(root, problems)
     targets = [target for split in splits.values() for target in split.targets]
@@ -170,25 +170,26 @@ def _part(root: Path, image: Path, lists: Mapping[str, set[str]]) -> str:
 
 
 def _split(
-    root: Path, items: Sequence[tuple[Path, list[Source]]], classes: int, problems: list[str]
+    root: Path, items: Sequence[tuple[Path, list[Source]]], classes: int, problems: list[Remark]
 ) -> Split:
     """Images and their objects."""
 
-    def look(item: tuple[Path, list[Source]]) -> Numbered | str:
+    def look(item: tuple[Path, list[Source]]) -> Numbered | Remark:
         image, masks = item
         try:
-            size = upright_shape(image)
+            size = upright_size(image)
         except Exception:  # an unreadable image is reported where all of them are
             return _objects(seen_from(root, image), [], (0, 0))
         try:
             return _objects(seen_from(root, image), masks, size)
         except (OSError, ValueError, SyntaxError) as error:
-            return f"masks of {seen_from(root, image)}: {error}"
+            text = f"masks of {seen_from(root, image)}: {error}"
+            return fault(root, image, text, "mask unusable")
 
     targets = []
     with ThreadPoolExecutor() as pool:
         for found in pool.map(look, items):
-            if isinstance(found, str):
+            if isinstance(found, Remark):
                 problems.append(found)
             else:
                 targets.append(found)

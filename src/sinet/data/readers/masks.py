@@ -9,13 +9,13 @@ unlabelled or unlabeled counts for nothing, as does the number 255.
 A YAML file may say the same in other words: `train: {images: FOLDER, masks: FOLDER}`, likewise for
 val and test, and `classes: {number: name}`. Its folders may lie elsewhere, and images that have no
 mask there are left out; likewise of Pascal VOC's `SegmentationClass/`, which holds masks of some.
+Where VOC's lists are there, `ImageSets/Segmentation/train.txt` and such, they say the splits.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,29 @@ import numpy as np
 import yaml
 
 from sinet.data.dataset import ALL, ClassId, ImageDataset, Split
-from sinet.data.image import ORIENTATION_TAG, SUFFIXES, ImageError, opened
-from sinet.data.masks import VOID, Mask, MaskFormat, is_coloured, presence, raw_pixels
-from sinet.data.readers._layout import SPLITS, seen_from, spots, visible
-from sinet.data.remarks import Remark, Spot, left_out
+from sinet.data.masks import VOID, Mask, MaskFormat, is_coloured, raw_pixels
+from sinet.data.readers._image_sets import divided
+from sinet.data.readers._layout import seen_from, spots, visible
+from sinet.data.readers._masks import (
+    OF_SOME,
+    checked,
+    folder_pairs,
+    matched,
+    refuse_masks,
+    said_of_lonely,
+    without_image,
+    without_mask,
+)
+from sinet.data.remarks import Remark, left_out
 from sinet.errors import DataError
 
 FORMAT = "mask folders"
 EXPECTS = "images/ and masks/ with files of the same names, in train/, val/, ... or alone"
 TASK = "segment"
 
-_IMAGES = re.compile(r"(images?|imgs?|photos?|jpegimages)", re.IGNORECASE)
-_MASKS = re.compile(
-    r"(masks?|labels?|annot(ation)?s?|gt|ground_?truth|segmentations?|segmentationclass)",
-    re.IGNORECASE,
-)
-_OF_SOME = "segmentationclass"
-_OF_OBJECTS = "segmentationobject"
 _IGNORED = re.compile(r"(void|ignored?|unlabell?ed)", re.IGNORECASE)
-_ENDING = re.compile(r"(_mask|_label|_gt|_seg|_l|_labelids)$", re.IGNORECASE)
 _SAMPLE, _MAX_CLASSES = 200, 255
+Pair = tuple[Path, Path]
 
 
 def detect(root: Path) -> bool:
@@ -61,15 +64,17 @@ def read(root: Path) -> ImageDataset:
     """
     about = described(root)
     folders = _said(root, about) if about else folder_pairs(root)
-    every = not about and all(m.name.lower() != _OF_SOME for _, m in folders.values())
+    every = not about and all(m.name.lower() != OF_SOME for _, m in folders.values())
     found = {split: matched(*pair, every) for split, pair in folders.items()}
+    found, said = _by_lists(root, found)
     named = _classes(about) if about else _named(root)
     masks = [mask for pairs in found.values() for _, mask in pairs]
     form, classes, ids, remarks = _learn(masks, named)
+    remarks += said
     for pair in folders.values():
         remarks += said_of_lonely(root, without_image(*pair))
         remarks += left_out(spots(root, without_mask(*pair)), "images have no mask", "no mask")
-    problems: list[str] = []
+    problems: list[Remark] = []
     splits = {
         split: _split(root, pairs, form, len(classes), problems) for split, pairs in found.items()
     }
@@ -77,16 +82,17 @@ def read(root: Path) -> ImageDataset:
     return ImageDataset(root, FORMAT, classes, ids, True, splits, remarks=remarks, task=TASK)
 
 
-def refuse_masks(root: Path, problems: Sequence[str]) -> None:
-    """Raise a DataError that lists the first masks that cannot be used, if there are any."""
-    if problems:
-        shown = "".join(f"\n  {line}" for line in problems[:5])
-        more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise DataError(
-            f"{root}: {len(problems)} masks cannot be used:{shown}{more}\nexport these again, in "
-            "the size of their images and with known classes only, or take them and their images "
-            "out"
-        )
+def _by_lists(
+    root: Path, found: dict[str, list[Pair]]
+) -> tuple[dict[str, list[Pair]], list[Remark]]:
+    """The pairs of the one folder by VOC's lists, if there are any; else as they were found."""
+    if ALL not in found:
+        return found, []
+    known = {image.stem: (image, mask) for image, mask in found[ALL]}
+    paths = {stem: image for stem, (image, _) in known.items()}
+    lists, remarks = divided(root, "Segmentation", paths, "image with a mask")
+    by_list = {split: [known[stem] for stem in stems] for split, stems in lists.items()}
+    return by_list or found, remarks
 
 
 def described(root: Path) -> dict[str, Any]:
@@ -119,98 +125,6 @@ def _said(root: Path, about: Mapping[str, Any]) -> dict[str, tuple[Path, Path]]:
 def _classes(about: Mapping[str, Any]) -> dict[int, str]:
     given = about.get("classes") or {}
     return {int(key): str(name) for key, name in dict(given).items()}
-
-
-def folder_pairs(
-    root: Path, image_names: re.Pattern[str] = _IMAGES, mask_names: re.Pattern[str] = _MASKS
-) -> dict[str, tuple[Path, Path]]:
-    """Split -> (folder of images, folder of masks), found by the names of folders."""
-
-    def _two(inside: Sequence[Path]) -> tuple[Path, Path] | None:
-        images = [path for path in inside if image_names.fullmatch(path.name)]
-        # of several, such as the text files of `labels` beside `masks`, the one with pictures
-        masks = [path for path in inside if mask_names.fullmatch(path.name)]
-        masks = [path for path in masks if _holds_pictures(path, deep=True)]
-        return (images[0], masks[0]) if images and masks else None
-
-    folders = [path for path in visible(root) if path.is_dir()]
-    pairs: dict[str, tuple[Path, Path]] = {}
-    if two := _two(folders):
-        images, masks = two
-        for part in (path for path in visible(images) if path.is_dir()):
-            other = masks / part.name
-            if part.name.lower() in SPLITS and other.is_dir():
-                pairs[SPLITS[part.name.lower()]] = part, other
-        return pairs or ({ALL: two} if _holds_pictures(images) else {})
-    for part in folders:
-        split = SPLITS.get(part.name.lower())
-        if split is None:
-            continue
-        inner = _two([path for path in visible(part) if path.is_dir()])
-        beside = root / f"{part.name}annot"
-        if inner:
-            pairs[split] = inner
-        elif mask_names is _MASKS and beside.is_dir() and _holds_pictures(part):
-            pairs[split] = part, beside
-    return pairs
-
-
-def _holds_pictures(folder: Path, deep: bool = False) -> bool:
-    inside = visible(folder)
-    if deep:
-        inside += [p for part in inside if part.is_dir() for p in visible(part)[:50]]
-    return any(path.suffix.lower() in SUFFIXES for path in inside)
-
-
-def masks_by_name(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by the name of their image; theirs may end in `_mask` and such."""
-    return {_ENDING.sub("", path.stem): path for path in pictures(folder)}
-
-
-def matched(images: Path, masks: Path, every: bool = True) -> list[tuple[Path, Path]]:
-    """Images with their masks, by name.
-
-    Raises:
-        DataError: none has a mask, or not `every` one.
-    """
-    known = masks_by_name(masks)
-    pairs = [(path, known[path.stem]) for path in pictures(images) if path.stem in known]
-    bare = without_mask(images, masks)
-    if bare and (every or not pairs):
-        raise DataError(
-            f"{len(bare)} images in {images} have no mask of the same name in {masks}: "
-            f"{', '.join(path.name for path in bare[:5])}; add their masks or take the images out"
-        )
-    return pairs
-
-
-def without_mask(images: Path, masks: Path) -> list[Path]:
-    """The images of a folder whose names no mask has."""
-    known = masks_by_name(masks)
-    return [path for path in pictures(images) if path.stem not in known]
-
-
-def without_image(images: Path, masks: Path) -> list[Path]:
-    """The masks of a folder that belong to no image, second ones of an image among them."""
-    known = {path.stem for path in pictures(images)}
-    used = {path for stem, path in masks_by_name(masks).items() if stem in known}
-    return [path for path in pictures(masks) if path not in used]
-
-
-def said_of_lonely(root: Path, masks: Sequence[Path]) -> list[Remark]:
-    """A remark on masks that belong to no image."""
-    alone = [Spot(seen_from(root, path)) for path in masks]
-    return left_out(alone, "masks have no image of their own", "no image")
-
-
-def is_mask_folder(name: str) -> bool:
-    """Whether a folder of this name holds masks, not images."""
-    return name.lower() == _OF_OBJECTS or _MASKS.fullmatch(name) is not None
-
-
-def pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name."""
-    return [path for path in visible(folder) if path.suffix.lower() in SUFFIXES]
 
 
 def _named(root: Path) -> dict[int, str]:
@@ -268,55 +182,11 @@ def _learn(
 
 def _split(
     root: Path,
-    pairs: Sequence[tuple[Path, Path]],
+    pairs: Sequence[Pair],
     form: MaskFormat,
     classes: int,
-    problems: list[str],
+    problems: list[Remark],
 ) -> Split:
     """Images and masks of a split, with the classes that occur in each."""
     masks = [Mask(seen_from(root, path), path, form) for _, path in pairs]
     return checked(root, [path for path, _ in pairs], masks, classes, problems)
-
-
-def checked(
-    root: Path, images: Sequence[Path], masks: Sequence[Any], classes: int, problems: list[str]
-) -> Split:
-    """A split of images and masks, each of which is read once; what is wrong is noted.
-
-    Args:
-        root: of the data set.
-        images: files.
-        masks: one an image, with a name and `read()`.
-        classes: how many there are.
-        problems: receives a line for each mask that cannot be used.
-    """
-
-    def look(i: int) -> np.ndarray | str:
-        try:
-            mask = masks[i].read()
-            height, width = upright_shape(images[i])
-        except ImageError as error:
-            return f"{masks[i].name}: {error.reason}"
-        except Exception:  # an unreadable image is reported where all of them are
-            return np.asarray(presence([mask], classes)[0])
-        if mask.shape != (height, width):
-            given = f"{mask.shape[1]} x {mask.shape[0]}"
-            return f"{masks[i].name}: {given} pixels, its image {width} x {height}"
-        return np.asarray(presence([mask], classes)[0])
-
-    labels = np.zeros((len(images), classes), dtype=np.float32)
-    with ThreadPoolExecutor() as pool:
-        for i, found in enumerate(pool.map(look, range(len(images)))):
-            if isinstance(found, str):
-                problems.append(found)
-            else:
-                labels[i] = found
-    names = [seen_from(root, path) for path in images]
-    return Split(list(images), labels, names, targets=list(masks))
-
-
-def upright_shape(path: Path) -> tuple[int, int]:
-    """Height and width as `read_image` gives them, from the header alone."""
-    image = opened(path)
-    turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
-    return (image.width, image.height) if turned else (image.height, image.width)

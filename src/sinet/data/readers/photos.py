@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from sinet.data.dataset import ALL, ImageDataset, Split
-from sinet.data.image import ORIENTATION_TAG, SUFFIXES, opened
+from sinet.data.image import SUFFIXES, upright_size
 from sinet.data.photos import Photo
-from sinet.data.readers._layout import SPLITS, spots, visible
+from sinet.data.readers._layout import SPLITS, fault, spots, visible
 from sinet.data.remarks import Remark, left_out
 from sinet.data.views import Smaller, ViewedSplit
 from sinet.errors import DataError
@@ -123,11 +123,13 @@ def _matched(large: Path, small: Path) -> list[tuple[Path, Path]]:
     """(small, large) by name."""
     known = {_ENDING.sub("", path.stem): path for path in _walk(large)}
     pairs = [(path, known.get(_ENDING.sub("", path.stem))) for path in _walk(small)]
-    lonely = [path.name for path, other in pairs if other is None]
+    lonely = [path for path, other in pairs if other is None]
     if lonely or not pairs:
+        said = f"{len(lonely)} pictures in {small} have no large one of the same name in {large}"
+        some = ", ".join(path.name for path in lonely[:5])
         raise DataError(
-            f"{len(lonely)} pictures in {small} have no large one of the same name in {large}: "
-            f"{', '.join(lonely[:5])}; add the large ones or take the small ones out"
+            f"{said}: {some}; add the large ones or take the small ones out",
+            [Remark(said, True, "no large one", tuple(spots(small.parent, lonely)))],
         )
     return [(path, other) for path, other in pairs if other is not None]
 
@@ -135,14 +137,16 @@ def _matched(large: Path, small: Path) -> list[tuple[Path, Path]]:
 def _common_scale(matched: dict[str, list[tuple[Path, Path]]]) -> int:
     """How many times larger all large pictures are."""
     every = [pair for pairs in matched.values() for pair in pairs]
-    small, large = (_shape(path) for path in every[0])
+    small, large = (upright_size(path) for path in every[0])
     scale = round(large[0] / max(1, small[0]))
     for lr, hr in every:
-        small, large = _shape(lr), _shape(hr)
+        small, large = upright_size(lr), upright_size(hr)
         if scale not in SCALES or small != (large[0] // scale, large[1] // scale):
+            said = f"{hr} has {large[1]} x {large[0]} pixels and {lr} {small[1]} x {small[0]}"
             raise DataError(
-                f"{hr} has {large[1]} x {large[0]} pixels and {lr} {small[1]} x {small[0]}; all "
-                f"large pictures must be the same {', '.join(map(str, SCALES))} times larger"
+                f"{said}; all large pictures must be the same {', '.join(map(str, SCALES))} times "
+                "larger",
+                [fault(hr.parent.parent, hr, said, "other size")],
             )
     return scale
 
@@ -156,10 +160,3 @@ def _paired(root: Path, pairs: Sequence[tuple[Path, Path]], scale: int) -> Split
 
 def _labels(paths: Sequence[Path]) -> np.ndarray:
     return np.ones((len(paths), 1), dtype=np.float32)
-
-
-def _shape(path: Path) -> tuple[int, int]:
-    """Height and width as `read_image` gives them, from the header alone."""
-    image = opened(path)
-    turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
-    return (image.width, image.height) if turned else (image.height, image.width)

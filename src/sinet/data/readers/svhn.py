@@ -109,7 +109,7 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
                 name = "".join(chr(int(code)) for code in np.ravel(file[names[i][0]]))
                 box = file[boxes[i][0]]
                 yield name, {key: _values(file, box[key]) for key in keys}
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{table} is no whole digitStruct.mat ({error}); get it again") from error
 
 

@@ -22,20 +22,18 @@ from sinet.data.readers._boxes import (
     files_in,
     folders_with,
     is_picture,
-    refuse,
     refuse_mixture,
     split_of,
 )
-from sinet.data.readers._layout import seen_from, spots
-from sinet.data.readers.masks import is_mask_folder
+from sinet.data.readers._image_sets import divided
+from sinet.data.readers._layout import fault, refuse, seen_from, spots
+from sinet.data.readers._masks import is_mask_folder
 from sinet.data.remarks import Remark, Spot, left_out
 from sinet.errors import DataError
 
 FORMAT = "Pascal VOC"
 EXPECTS = "Annotations/*.xml and JPEGImages/, or .xml files beside their images"
 TASK = "detect"
-
-_SPLITS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
 
 
 def detect(root: Path) -> bool:
@@ -63,7 +61,7 @@ def read(root: Path) -> ImageDataset:
         root, FORMAT, bare, {".txt": "YOLO txt"},
         [*{path.parent for path in sheets}, *folders_with(root, 1)],
     )  # fmt: skip
-    problems: list[str] = []
+    problems: list[Remark] = []
     pictures = [
         _picture(root, sheet, image, sheets[sheet], problems) for sheet, image in pairs.items()
     ]
@@ -119,7 +117,7 @@ def _shared(one: Path, other: Path) -> int:
 
 
 def _picture(
-    root: Path, sheet: Path, image: Path, tree: ElementTree.Element, problems: list[str]
+    root: Path, sheet: Path, image: Path, tree: ElementTree.Element, problems: list[Remark]
 ) -> Picture:
     name = sheet.relative_to(root).as_posix()
     picture = Picture(image, name, size=_size(tree))
@@ -130,7 +128,8 @@ def _picture(
                 raise ValueError("no name" if box is not None else "no bndbox")
             corner = [float(box.findtext(k) or "") for k in ("xmin", "ymin", "xmax", "ymax")]
         except ValueError as error:
-            problems.append(f"{name}, object {number}: {error}")
+            text = f"{name}, object {number}: {error}"
+            problems.append(fault(root, image, text, "bad object"))
             continue
         picture.corners.append(corner)
         picture.ids.append(key)
@@ -154,31 +153,14 @@ def _splits(
     root: Path, pictures: Sequence[Picture]
 ) -> tuple[dict[str, list[Picture]], list[Remark]]:
     """By the lists of `ImageSets/Main`, else by the folders, else all in one."""
-    lists = {
-        path.stem: [
-            line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()
-        ]
-        for folder in folders_with(root, 3)
-        if folder.name == "Main" and folder.parent.name == "ImageSets"
-        for path in files_in(folder, ".txt")
-        if path.stem in _SPLITS
-    }
-    if "train" in lists:
-        lists.pop("trainval", None)
-    if not lists:
-        found: dict[str, list[Picture]] = {}
-        for picture in pictures:
-            folders = picture.path.relative_to(root).parts[:-1]
-            split = next((s for part in folders if (s := split_of(part))), ALL)
-            found.setdefault(split, []).append(picture)
-        return found, []
     known = {picture.path.stem: picture for picture in pictures}
-    found = {_SPLITS[n]: [known[s] for s in stems if s in known] for n, stems in lists.items()}
-    found = {split: there for split, there in found.items() if there}
-    listed = {stem for stems in lists.values() for stem in stems}
-    absent = [Spot(stem) for stem in sorted(listed - set(known))]
-    spare = spots(root, [known[stem].path for stem in sorted(set(known) - listed)])
-    return found, [
-        *left_out(absent, "names in ImageSets/Main have no annotated image", "no image"),
-        *left_out(spare, "annotated images are in no list of ImageSets/Main", "in no list"),
-    ]
+    paths = {stem: picture.path for stem, picture in known.items()}
+    lists, remarks = divided(root, "Main", paths, "annotated image")
+    if lists:
+        return {split: [known[stem] for stem in stems] for split, stems in lists.items()}, remarks
+    found: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        folders = picture.path.relative_to(root).parts[:-1]
+        split = next((s for part in folders if (s := split_of(part))), ALL)
+        found.setdefault(split, []).append(picture)
+    return found, []

@@ -1,8 +1,9 @@
 """Folders of volumes and label maps whose names agree.
 
 `images/` and `labels/` alone or in `train/`, `val/`, `test/`, or the decathlon's `imagesTr/` and
-`labelsTr/`, `imagesTs/` and `labelsTs/`. A volume is a NIfTI file or the folder of a DICOM series;
-a label map is a NIfTI file. `classes.txt` may name the labels, one a line, from 0 on.
+`labelsTr/`, `imagesTs/` and `labelsTs/`. A volume is a NIfTI file, the folder of a DICOM series, or
+one DICOM file of many frames; a label map is a NIfTI file. `classes.txt` may name the labels, one a
+line, from 0 on.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sinet.data.dataset import ALL, ImageDataset
-from sinet.data.readers._layout import SPLITS, seen_from, visible
+from sinet.data.dicom import SUFFIXES as DICOM
+from sinet.data.readers._layout import SPLITS, seen_from, spots, visible
 from sinet.data.readers._volumes import Pair, assembled
-from sinet.data.remarks import Spot, left_out
-from sinet.data.volume_files import is_volume
+from sinet.data.remarks import Remark, Spot, left_out
+from sinet.data.volume_files import SUFFIXES, is_volume
+from sinet.data.volumes import seen
 from sinet.errors import DataError
 
 FORMAT = "volume folders"
@@ -90,7 +93,8 @@ def _two(folder: Path) -> tuple[Path, Path] | None:
 
 
 def _key(path: Path) -> str:
-    stem = path.name if path.is_dir() else re.sub(r"\.(nii|nii\.gz|mgz|mgh)$", "", path.name)
+    endings = "|".join(re.escape(ending) for ending in (*SUFFIXES, *DICOM))
+    stem = path.name if path.is_dir() else re.sub(f"({endings})$", "", path.name)
     return _ENDING.sub("", stem)
 
 
@@ -111,10 +115,12 @@ def _matched(images: Path, labels: Path, paths: Sequence[Path]) -> list[Pair]:
     """
     maps = {_key(path): path for path in paths}
     volumes = [path for path in visible(images) if is_volume(path)]
-    lonely = [path.name for path in volumes if _key(path) not in maps]
+    lonely = [path for path in volumes if _key(path) not in maps]
     if lonely:
+        said = f"{len(lonely)} volumes in {images} have no label map of the same name in {labels}"
+        some = ", ".join(path.name for path in lonely[:5])
         raise DataError(
-            f"{len(lonely)} volumes in {images} have no label map of the same name in {labels}: "
-            f"{', '.join(lonely[:5])}; add their maps or take the volumes out"
+            f"{said}: {some}; add their maps or take the volumes out",
+            [Remark(said, True, "no label map", tuple(spots(images.parent, lonely, seen)))],
         )
     return [(path, maps[_key(path)]) for path in volumes]

@@ -25,12 +25,11 @@ from sinet.data.readers._boxes import (
     files_in,
     folders_with,
     is_picture,
-    refuse,
     refuse_mixture,
     split_of,
 )
-from sinet.data.readers._layout import SPLITS, seen_from, spots
-from sinet.data.readers.masks import is_mask_folder
+from sinet.data.readers._layout import SPLITS, fault, refuse, seen_from, spots
+from sinet.data.readers._masks import is_mask_folder
 from sinet.data.remarks import Remark, Spot, left_out, listed
 
 FORMAT = "YOLO"
@@ -69,7 +68,7 @@ def read(root: Path, outlined: bool = False) -> ImageDataset:
     images, absent = _from_yaml(root, *about) if about else ({}, [])
     images = images or _from_folders(root)
     found: dict[str, list[Picture]] = {}
-    problems: list[str] = []
+    problems: list[Remark] = []
     bare: list[Path] = []
     used: set[Path] = set()
     for split, paths in images.items():
@@ -225,7 +224,7 @@ def _is_boxes(path: Path) -> bool:
     return len(numbers) >= 5 and numbers[0] == int(numbers[0])
 
 
-def _read_lines(root: Path, label: Path, picture: Picture, problems: list[str]) -> None:
+def _read_lines(root: Path, label: Path, picture: Picture, problems: list[Remark]) -> None:
     """Add the boxes of a text file to its picture; lines that are none go to the problems."""
     picture.source = label.relative_to(root).as_posix()
     for number, line in enumerate(label.read_text(encoding="utf-8").splitlines(), start=1):
@@ -238,7 +237,8 @@ def _read_lines(root: Path, label: Path, picture: Picture, problems: list[str]) 
             if key != int(key) or key < 0:
                 raise ValueError(f"class {words[0]!r} is no whole number")
         except ValueError as error:
-            problems.append(f"{picture.source}:{number}: {error}")
+            text = f"{picture.source}:{number}: {error}"
+            problems.append(fault(root, picture.path, text, "bad line"))
             continue
         picture.corners.append(corner)
         picture.ids.append(int(key))
