@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial
 from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import NormMlpClassifierHead
+from timm.layers import NormMlpClassifierHead, to_2tuple
 from timm.models import FeatureInfo, build_model_with_cfg, checkpoint_seq
 from torch import nn
 
@@ -83,6 +84,72 @@ class StagedNet(nn.Module):
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Pool and classify; `pre_logits` stops at (B, head_hidden_size)."""
         return self.head(x, pre_logits=pre_logits)  # type: ignore[no-any-return]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Image to logits."""
+        return self.forward_head(self.forward_features(x))
+
+
+class FlatNet(nn.Module):
+    """A network of one image size whose last layer, `fc`, reads a row of features.
+
+    The subclass builds its layers, sets `num_features` and calls `set_classifier`.
+
+    Shape: (B, in_chans, *img_size) -> (B, num_classes)
+    """
+
+    num_features: int
+    drop: nn.Module
+
+    def __init__(
+        self, num_classes: int, in_chans: int, drop_rate: float, img_size: int | tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.img_size: tuple[int, int] = to_2tuple(img_size)
+        self.grad_checkpointing = False
+        self.feature_info: list[dict[str, Any]] = []
+
+    def set_classifier(self) -> None:
+        """Attach the last layer, or nothing for no classes."""
+        self.head_hidden_size = self.num_features
+        count = self.num_classes
+        self.fc: nn.Module = nn.Linear(self.num_features, count) if count else nn.Identity()
+
+    def start(self, module: nn.Module) -> None:
+        """Draw the weights of a layer, where not as torch does."""
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def no_weight_decay(self) -> set[str]:
+        """Names that weight decay must skip besides norms and biases: none."""
+        return set()
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass to save memory."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last layer."""
+        self.num_classes = num_classes
+        like = next(self.parameters())
+        self.set_classifier()
+        self.fc.to(like.device, like.dtype)
+        self.start(self.fc)
+
+    @abstractmethod
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Image to (B, num_features)."""
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Classify; `pre_logits` stops before the last layer."""
+        x = self.drop(x)
+        return x if pre_logits else self.fc(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Image to logits."""

@@ -20,12 +20,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers import to_2tuple
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
 from sinet.errors import UsageError
-from sinet.models._base import build, default_cfg, refuse_other_size
+from sinet.models._base import FlatNet, build, default_cfg, refuse_other_size
 
 __all__ = ["DeepFCN"]
 
@@ -44,7 +43,7 @@ class Hidden(nn.Sequential):
         self.act = nn.ReLU()
 
 
-class DeepFCN(nn.Module):
+class DeepFCN(FlatNet):
     """Pixels in a row, hidden layers, one linear layer.
 
     Shape: (B, in_chans, img_size, img_size) -> (B, num_classes)
@@ -69,48 +68,18 @@ class DeepFCN(nn.Module):
             img_size: height and width, or one number for both, pixels.
             global_pool: accepted because every network of timm takes it; nothing is left to pool.
         """
-        super().__init__()
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.img_size: tuple[int, int] = to_2tuple(img_size)
-        self.grad_checkpointing = False
-        self.feature_info: list[dict[str, Any]] = []
+        super().__init__(num_classes, in_chans, drop_rate, img_size)
         inputs = [in_chans * self.img_size[0] * self.img_size[1], *widths]
         rates = [0.0] + [drop_rate] * len(widths)  # pixels are not dropped
         self.layers = nn.Sequential(*map(Hidden, inputs, widths, rates))
-        self.num_features = self.head_hidden_size = inputs[-1]
+        self.num_features = inputs[-1]
         self.drop = nn.Dropout(drop_rate)
-        self.fc = self._classifier()
-
-    def _classifier(self) -> nn.Module:
-        if not self.num_classes:
-            return nn.Identity()
-        return nn.Linear(self.num_features, self.num_classes)
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def no_weight_decay(self) -> set[str]:
-        """Names that weight decay must skip besides norms and biases: none."""
-        return set()
+        self.set_classifier()
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups for layer-wise learning rates: one a layer."""
         return {"stem": r"^layers\.0\.", "blocks": r"^layers\.(\d+)"}
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass to save memory."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last layer."""
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.fc = self._classifier().to(like.device, like.dtype)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Image to the last hidden layer, (B, num_features)."""
@@ -120,15 +89,6 @@ class DeepFCN(nn.Module):
             return checkpoint_seq(self.layers, x)  # type: ignore[no-any-return]
         x = self.layers(x)
         return x
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Classify; `pre_logits` stops before the last layer."""
-        x = self.drop(x)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Image to logits."""
-        return self.forward_head(self.forward_features(x))
 
 
 def convert(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -24,12 +24,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import to_2tuple
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
 from sinet.errors import UsageError
-from sinet.models._base import build, default_cfg, refuse_other_size
+from sinet.models._base import FlatNet, build, default_cfg, refuse_other_size
 
 __all__ = ["LightCNN"]
 
@@ -57,7 +56,7 @@ class Twice(nn.Module):
         return x.repeat(1, BRANCHES, 1, 1)
 
 
-class LightCNN(nn.Module):
+class LightCNN(FlatNet):
     """Two branches and the head that weighs them.
 
     Shape: (B, in_chans, img_size, img_size) -> (B, num_classes)
@@ -88,11 +87,7 @@ class LightCNN(nn.Module):
             img_size: height and width, or one number for both, pixels; at least 22.
             global_pool: accepted because every network of timm takes it; nothing is left to pool.
         """
-        super().__init__()
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.img_size: tuple[int, int] = to_2tuple(img_size)
-        self.grad_checkpointing = False
-        self.feature_info: list[dict[str, Any]] = []
+        super().__init__(num_classes, in_chans, drop_rate, img_size)
         self.branch_classes = branch_classes or num_classes or 10
         width, sides, stages = in_chans, self.img_size, []
         for i, out in enumerate(widths):
@@ -112,19 +107,13 @@ class LightCNN(nn.Module):
         self.votes = nn.Conv2d(BRANCHES * branch_width, votes, 1, groups=BRANCHES)
         self.mix = nn.Sequential(nn.Linear(votes, head_width), nn.ReLU(inplace=True))
         self.drop = nn.Dropout(drop_rate)
-        self.num_features = self.head_hidden_size = head_width
-        self.fc = self._classifier()
-        self.apply(glorot_)
+        self.num_features = head_width
+        self.set_classifier()
+        self.apply(self.start)
 
-    def _classifier(self) -> nn.Module:
-        if not self.num_classes:
-            return nn.Identity()
-        return nn.Linear(self.num_features, self.num_classes)
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def no_weight_decay(self) -> set[str]:
-        """Names that weight decay must skip besides biases: none."""
-        return set()
+    def start(self, module: nn.Module) -> None:
+        """Glorot-uniform weights, biases zero."""
+        glorot_(module)
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -134,23 +123,6 @@ class LightCNN(nn.Module):
         """
         later = [(r"^dense", (1000,)), (r"^votes", (1001,))]
         return {"stem": r"^stages\.0", "blocks": [(r"^stages\.(\d+)", None), *later]}
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass to save memory."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last layer; the branches keep what they predict."""
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.fc = self._classifier().to(like.device, like.dtype)
-        glorot_(self.fc)
 
     def _branches(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of the branches.
@@ -176,15 +148,6 @@ class LightCNN(nn.Module):
         """Image to the head's hidden layer, (B, num_features)."""
         votes = self._branches(self.twice(x)).softmax(-1)
         return self.mix(votes.flatten(1))  # type: ignore[no-any-return]
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Classify; `pre_logits` stops before the last layer."""
-        x = self.drop(x)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Image to logits."""
-        return self.forward_head(self.forward_features(x))
 
 
 def convert(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

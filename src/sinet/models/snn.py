@@ -20,12 +20,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers import to_2tuple
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
 from sinet.errors import UsageError, unknown
-from sinet.models._base import build, default_cfg, refuse_other_size
+from sinet.models._base import FlatNet, build, default_cfg, refuse_other_size
 
 __all__ = ["SNN", "lecun_normal_", "snn_widths"]
 
@@ -70,7 +69,7 @@ class Hidden(nn.Sequential):
         self.act = nn.SELU()
 
 
-class SNN(nn.Module):
+class SNN(FlatNet):
     """Convolutions if any, then fully connected layers, all with SELU.
 
     Shape: (B, in_chans, img_size, img_size) -> (B, num_classes)
@@ -98,11 +97,7 @@ class SNN(nn.Module):
             img_size: height and width, or one number for both, pixels.
             global_pool: accepted because every network of timm takes it; nothing is left to pool.
         """
-        super().__init__()
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.img_size: tuple[int, int] = to_2tuple(img_size)
-        self.grad_checkpointing = False
-        self.feature_info: list[dict[str, Any]] = []
+        super().__init__(num_classes, in_chans, drop_rate, img_size)
         height, width = self.img_size
         channels, layers = in_chans, []
         for out, kernel, pool in convs:
@@ -116,42 +111,19 @@ class SNN(nn.Module):
         inputs = [channels * height * width, *widths]
         rates = [0.0] + [drop_rate] * len(widths)
         self.layers = nn.Sequential(*map(Hidden, inputs, widths, rates))
-        self.num_features = self.head_hidden_size = inputs[-1]
+        self.num_features = inputs[-1]
         self.drop = nn.AlphaDropout(drop_rate)
-        self.fc = self._classifier()
-        self.apply(lecun_normal_)
+        self.set_classifier()
+        self.apply(self.start)
 
-    def _classifier(self) -> nn.Module:
-        if not self.num_classes:
-            return nn.Identity()
-        return nn.Linear(self.num_features, self.num_classes)
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def no_weight_decay(self) -> set[str]:
-        """Names that weight decay must skip besides biases: none."""
-        return set()
+    def start(self, module: nn.Module) -> None:
+        """LeCun-normal weights, biases zero."""
+        lecun_normal_(module)
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups for layer-wise learning rates: one a layer."""
         return {"stem": r"^convs", "blocks": r"^layers\.(\d+)"}
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass to save memory."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last layer."""
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.fc = self._classifier().to(like.device, like.dtype)
-        lecun_normal_(self.fc)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Image to the last hidden layer, (B, num_features)."""
@@ -161,15 +133,6 @@ class SNN(nn.Module):
             return checkpoint_seq(self.layers, x)  # type: ignore[no-any-return]
         x = self.layers(x)
         return x
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Classify; `pre_logits` stops before the last layer."""
-        x = self.drop(x)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Image to logits."""
-        return self.forward_head(self.forward_features(x))
 
 
 def convert(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
